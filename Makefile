@@ -1,0 +1,52 @@
+# Needs Python with venv, make and git; everything else is installed into .venv from the package
+# index, in the versions that CI uses (constraints/cpu.txt).
+
+PYTHON ?= python3
+MODEL ?= smollm2-135m
+ARGS ?=
+
+BIN := .venv/bin
+OLDEST := .venv-oldest/bin
+CPP = $(shell git ls-files '*.cpp' '*.cc' '*.h' '*.hpp' '*.cu' '*.mu' '*.muh')
+
+.PHONY: serve chat test test-oldest lint bench clean
+
+serve: .venv/serve.stamp
+	$(BIN)/pieria pull $(MODEL)
+	$(BIN)/pieria serve $(MODEL) $(ARGS)
+
+chat: .venv/serve.stamp
+	$(BIN)/pieria pull $(MODEL)
+	$(BIN)/pieria chat $(MODEL) $(ARGS)
+
+test: .venv/dev.stamp
+	$(BIN)/python -m pytest -m "not gpu" $(ARGS)
+
+# Ops and models on the oldest torch that is supported.
+test-oldest: .venv-oldest/test.stamp
+	$(OLDEST)/python -m pytest -m "not gpu" tests/ops tests/models $(ARGS)
+
+lint: .venv/dev.stamp
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(if $(CPP),$(BIN)/clang-format --dry-run --Werror $(CPP))
+
+bench: .venv/serve.stamp
+	$(BIN)/pieria bench ops $(ARGS)
+
+clean:
+	rm -rf .venv .venv-oldest build dist src/*.egg-info .mypy_cache .pytest_cache .ruff_cache
+
+# A stamp is as old as what it says is installed, so that only a change to these files installs again.
+.venv/%.stamp: pyproject.toml constraints/cpu.txt | $(BIN)/python
+	$(BIN)/python -m pip install --disable-pip-version-check -c constraints/cpu.txt -e ".[$*]"
+	touch $@
+
+.venv-oldest/test.stamp: pyproject.toml constraints/cpu.txt | $(OLDEST)/python
+	sed 's/^torch==.*/torch==2.7.0/' constraints/cpu.txt > .venv-oldest/constraints.txt
+	$(OLDEST)/python -m pip install --disable-pip-version-check -c .venv-oldest/constraints.txt -e ".[test]"
+	touch $@
+
+$(BIN)/python $(OLDEST)/python:
+	$(PYTHON) -m venv $(patsubst %/bin/python,%,$@)

@@ -1,0 +1,223 @@
+"""The command line: `pieria serve|chat|generate|pull|devices|bench`.
+
+Knows which parts a command needs and prints what they say. Imports them when the command is known: help and errors
+about options must not wait for torch.
+"""
+
+import argparse
+import logging
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from pieria import __version__
+from pieria.clock import RealTime
+from pieria.config import Decision, add_arguments, collect, option, print_decisions
+from pieria.engine.runner_config import RunnerConfig
+from pieria.engine.sampling_params import SamplingParams
+from pieria.engine.scheduler import SchedulerConfig
+
+FACTORY = "pieria.engine.ranks:prepare"
+"""What makes the runner of a real device."""
+
+
+@dataclass(frozen=True)
+class GenerationOptions:
+    """Generation"""
+
+    max_tokens: int | None = option(None, help="most tokens of an answer; default: what fits")
+    temperature: float = option(0.7, help="0 always takes the most likely token")
+    top_p: float = option(1.0, help="draw from the most likely tokens that make up this probability")
+    top_k: int = option(0, help="draw from this many of the most likely tokens; 0: from all")
+    min_p: float = option(0.0, help="leave out tokens less likely than this share of the likeliest")
+    repetition_penalty: float = option(1.0, help="above 1, tokens that occurred are less likely")
+    seed: int | None = option(None, help="same seed, same answer")
+
+    def params(self) -> SamplingParams:
+        """ValueError, naming option, value and what is allowed."""
+        return SamplingParams(**vars(self))
+
+
+@dataclass(frozen=True)
+class ChatOptions:
+    """Conversation"""
+
+    system: str | None = option(None, help="the system message that the conversation begins with")
+
+
+@dataclass(frozen=True)
+class PromptOptions:
+    """Prompts"""
+
+    prompt: tuple[str, ...] = option((), positional=True, help="texts to continue; none: standard input, a prompt per line")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; 0 if it succeeded, 2 for what the user should change, 1 for what failed."""
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    logging.basicConfig(
+        level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+    )
+    try:
+        result: int = options.run(options)
+        return result
+    except ValueError as error:
+        print(f"pieria {options.command}: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+
+
+def serve(options: argparse.Namespace) -> int:
+    """Serve a model over an OpenAI-compatible API."""
+    from pieria.server.config import ServerConfig
+    from pieria.server.serve import serve
+
+    runner, scheduler, server = collect(
+        options, options.config, RunnerConfig, SchedulerConfig, ServerConfig
+    )
+    return serve(_fetched(runner), scheduler, server, FACTORY, RealTime())
+
+
+def chat(options: argparse.Namespace) -> int:
+    """Talk with a model in the terminal."""
+    from pieria.llm import LLM
+
+    parts = (RunnerConfig, SchedulerConfig, GenerationOptions, ChatOptions)
+    runner, scheduler, generation, conversation = collect(options, options.config, *parts)
+    params = generation.params()
+    with LLM(**{**vars(runner), **vars(scheduler)}) as llm:
+        _talk(llm, params, conversation.system)
+    return 0
+
+
+def generate(options: argparse.Namespace) -> int:
+    """Continue texts, given as arguments or one a line on standard input."""
+    from pieria.llm import LLM
+
+    parts = (RunnerConfig, SchedulerConfig, GenerationOptions, PromptOptions)
+    runner, scheduler, generation, given = collect(options, options.config, *parts)
+    params = generation.params()
+    prompts = list(given.prompt) or [line.rstrip("\n") for line in sys.stdin]
+    if not prompts:
+        raise ValueError("there is no prompt, neither as an argument nor on standard input")
+    with LLM(**{**vars(runner), **vars(scheduler)}) as llm:
+        for output in llm.generate(prompts, params):
+            print(f"{output.prompt}{output.outputs[0].text}")
+    return 0
+
+
+def pull(options: argparse.Namespace) -> int:
+    """Fetch a model: a short name, a hub id, or a path that is only checked."""
+    from pieria.models.pull import pull
+
+    print(pull(options.name))
+    return 0
+
+
+def devices(options: argparse.Namespace) -> int:
+    """Show the devices at hand, what they reach, and what they support."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from pieria.hardware.devices import describe, present
+    from pieria.hardware.measure import measure
+
+    for device in present():
+        table = Table(title=device.name, show_header=False, title_justify="left")
+        measured = None if options.no_measure else measure(device, RealTime())
+        for label, value in describe(device, measured):
+            table.add_row(label, value)
+        Console().print(table)
+    return 0
+
+
+def bench_ops(options: argparse.Namespace) -> int:
+    """Time every op on every backend, against what the machine's memory and arithmetic allow."""
+    from pieria.bench import ops
+
+    return ops.main(options, RealTime())
+
+
+def _talk(llm: Any, params: SamplingParams, system: str | None) -> None:
+    """A conversation, until end of input or /exit. Ctrl-C ends an answer, not the conversation."""
+    beginning = [{"role": "system", "content": system}] if system else []
+    messages = list(beginning)
+    print("Type a message; /reset begins anew, /exit ends. Ctrl-C stops an answer.")
+    while True:
+        try:
+            text = input("> ").strip()
+        except EOFError:
+            return
+        if text == "/exit":
+            return
+        if text == "/reset":
+            messages = list(beginning)
+        elif text:
+            messages.append({"role": "user", "content": text})
+            messages.append({"role": "assistant", "content": _answer(llm, messages, params)})
+
+
+def _answer(llm: Any, messages: list[dict[str, str]], params: SamplingParams) -> str:
+    """Print an answer as it comes; what was said of it when it ended or was stopped."""
+    said = ""
+    deltas = llm.stream_chat(messages, params)
+    try:
+        for delta in deltas:
+            print(delta.text, end="", flush=True)
+            said += delta.text
+    except KeyboardInterrupt:
+        deltas.close()
+    print()
+    return said
+
+
+def _fetched(runner: RunnerConfig) -> RunnerConfig:
+    from pieria.models.pull import pull
+
+    return replace(runner, model=str(pull(runner.model)))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="pieria",
+        description="Serve, measure and talk with large language models.",
+        epilog="`pieria COMMAND --help` explains each option. First steps: pieria serve smollm2-135m",
+    )
+    parser.add_argument("--version", action="version", version=f"pieria {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    from pieria.server.config import ServerConfig
+
+    _add(commands, serve, RunnerConfig, SchedulerConfig, ServerConfig)
+    _add(commands, chat, RunnerConfig, SchedulerConfig, GenerationOptions, ChatOptions)
+    _add(commands, generate, RunnerConfig, SchedulerConfig, GenerationOptions, PromptOptions)
+    _add(commands, pull).add_argument(
+        "name", help="short name (smollm2-135m), hub id (owner/name), folder or GGUF file"
+    )
+    _add(commands, devices).add_argument(
+        "--no-measure", action="store_true", help="only show what is known without measuring"
+    )
+    bench = commands.add_parser("bench", help="measure this machine with Pieria on it")
+    _add(bench.add_subparsers(dest="bench", required=True, metavar="WHAT"), bench_ops, name="ops")
+    return parser
+
+
+def _add(commands: Any, run: Any, *configs: type[Any], name: str | None = None) -> Any:
+    """A command that calls `run`, with the options of its Configs."""
+    command = commands.add_parser(
+        name or run.__name__, help=run.__doc__, description=run.__doc__
+    )
+    command.set_defaults(run=run)
+    if configs:
+        command.add_argument(
+            "--config", type=Path, metavar="FILE", help="TOML file with any of these options"
+        )
+        add_arguments(command, *configs)
+    return command
+
+
+if __name__ == "__main__":
+    sys.exit(main())

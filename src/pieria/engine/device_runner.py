@@ -1,0 +1,84 @@
+"""Runs plans on a device: one forward pass a step.
+
+Knows a placed model and its caches. Does not know requests beyond their chunks, nor text, nor where weights come from.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from pieria.engine.batch import LayerCache, pack
+from pieria.engine.plan import Chunk, ChunkResult, Logprob, StepPlan, StepResult
+from pieria.engine.sampler import draw, logprobs
+from pieria.models.decoder import Decoder
+from pieria.ops.op import widen
+
+LOGITS_ROWS = 128
+"""Rows of the vocabulary that are held at once where every position's log-probability is wanted."""
+
+
+class DeviceRunner:
+    """One rank's part of a model. Only the first rank draws tokens; the others' results are empty."""
+
+    def __init__(
+        self, model: Decoder, caches: Sequence[LayerCache], page_tokens: int, device: str
+    ) -> None:
+        self.model = model
+        self.caches = caches
+        self.page_tokens = page_tokens
+        self.device = device
+        self.first = model.mesh.rank == 0
+
+    @torch.inference_mode()
+    def run(self, plan: StepPlan) -> StepResult:
+        chunks = plan.chunks
+        tokens_T, context = pack(chunks, self.page_tokens, self.caches, self.device)
+        hidden_TD = self.model(tokens_T, context)
+        prompt_logprobs = self._prompt_logprobs(chunks, hidden_TD)
+        ends = context.paging.query_starts_R1[1:] - 1
+        drawing = [i for i, c in enumerate(chunks) if c.draw is not None]
+        tokens: dict[int, int] = {}
+        reports: dict[int, Logprob] = {}
+        broken: set[int] = set()
+        if drawing:
+            logits_RV = self.model.logits(hidden_TD[ends[drawing]])
+            if self.first:
+                draws = [d for c in chunks if (d := c.draw) is not None]
+                drawn = draw(logits_RV, draws)
+                tokens = dict(zip(drawing, drawn.tolist(), strict=True))
+                finite_R = torch.isfinite(widen(logits_RV).amax(-1))
+                broken = {i for i, ok in zip(drawing, finite_R.tolist(), strict=True) if not ok}
+                wanted = [d.logprobs for d in draws]
+                reports = dict(
+                    zip(drawing, logprobs(logits_RV, drawn.tolist(), wanted), strict=True)
+                )
+        return StepResult(
+            tuple(
+                ChunkResult(c.request, error="the model's logits are not finite")
+                if i in broken
+                else ChunkResult(c.request, tokens.get(i), reports.get(i), prompt_logprobs[i])
+                for i, c in enumerate(chunks)
+            )
+        )
+
+    def close(self) -> None:
+        """Nothing to do: memory goes with the object."""
+
+    def _prompt_logprobs(
+        self, chunks: Sequence[Chunk], hidden_TD: Tensor
+    ) -> list[tuple[Logprob, ...]]:
+        found: list[tuple[Logprob, ...]] = []
+        first = 0
+        for chunk in chunks:
+            row: list[Logprob] = []
+            for start in range(0, len(chunk.targets), LOGITS_ROWS):
+                targets = chunk.targets[start : start + LOGITS_ROWS]
+                at = first + start
+                logits_RV = self.model.logits(hidden_TD[at : at + len(targets)])
+                if self.first:
+                    wanted = [chunk.prompt_logprobs] * len(targets)
+                    row += [r for r in logprobs(logits_RV, targets, wanted) if r is not None]
+            found.append(tuple(row))
+            first += len(chunk.tokens)
+        return found

@@ -1,0 +1,99 @@
+"""The private channel between front and engine: one end of a socket pair, length-prefixed msgpack. Torch-free.
+
+A message is 4 bytes of little-endian length and that many bytes of a type of `messages.py`. The pair has no name in
+any file system or network, so only the two processes that were given its ends can reach it.
+"""
+
+import asyncio
+import socket
+import struct
+from typing import Any
+
+import msgspec
+
+LONGEST_MESSAGE = 1 << 28
+_LENGTH = struct.Struct("<I")
+
+
+class Closed(Exception):
+    """The other end is gone."""
+
+
+def pack(message: Any) -> bytes:
+    """A message as it goes over the wire."""
+    body = msgspec.msgpack.encode(message)
+    if len(body) > LONGEST_MESSAGE:
+        raise ValueError(f"a message of {len(body)} bytes; at most {LONGEST_MESSAGE} are allowed")
+    return _LENGTH.pack(len(body)) + body
+
+
+class BlockingLink:
+    """The engine's end. One thread may receive while another sends. kinds: the union to decode."""
+
+    def __init__(self, sock: socket.socket, kinds: Any) -> None:
+        self._socket = sock
+        self._decoder = msgspec.msgpack.Decoder(kinds)
+
+    def send(self, message: Any) -> None:
+        """Closed if the other end is gone."""
+        try:
+            self._socket.sendall(pack(message))
+        except OSError as error:
+            raise Closed(str(error)) from error
+
+    def receive(self) -> Any:
+        """The next message. Closed at the end; msgspec.ValidationError on one of the wrong form."""
+        (length,) = _LENGTH.unpack(self._read(_LENGTH.size))
+        if length > LONGEST_MESSAGE:
+            raise Closed(f"a message of {length} bytes was announced")
+        return self._decoder.decode(self._read(length))
+
+    def close(self) -> None:
+        self._socket.close()
+
+    def _read(self, count: int) -> bytes:
+        parts = []
+        while count:
+            try:
+                part = self._socket.recv(min(count, 1 << 20))
+            except OSError as error:
+                raise Closed(str(error)) from error
+            if not part:
+                raise Closed("end of stream")
+            parts.append(part)
+            count -= len(part)
+        return b"".join(parts)
+
+
+class AsyncLink:
+    """The front's end, on an event loop."""
+
+    def __init__(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, kinds: Any
+    ) -> None:
+        self._reader = reader
+        self._writer = writer
+        self._decoder = msgspec.msgpack.Decoder(kinds)
+
+    @staticmethod
+    async def open(sock: socket.socket, kinds: Any) -> "AsyncLink":
+        reader, writer = await asyncio.open_connection(sock=sock)
+        return AsyncLink(reader, writer, kinds)
+
+    def send(self, message: Any) -> None:
+        """Buffered; lost without notice if the other end is gone, which `receive` tells."""
+        if not self._writer.is_closing():
+            self._writer.write(pack(message))
+
+    async def receive(self) -> Any:
+        """The next message. Closed at the end."""
+        try:
+            (length,) = _LENGTH.unpack(await self._reader.readexactly(_LENGTH.size))
+            if length > LONGEST_MESSAGE:
+                raise Closed(f"a message of {length} bytes was announced")
+            return self._decoder.decode(await self._reader.readexactly(length))
+        except (asyncio.IncompleteReadError, OSError) as error:
+            raise Closed("end of stream") from error
+
+    def close(self) -> None:
+        self._writer.close()

@@ -1,0 +1,118 @@
+"""What the front (tokenizer, HTTP) and the engine say to each other. Torch-free.
+
+A fixed, typed, pickle-free schema. Token ids only; text belongs to the front.
+"""
+
+from typing import Any
+
+import msgspec
+
+from pieria.engine.plan import Logprob
+from pieria.engine.sampling_params import SamplingParams
+
+
+class Add(msgspec.Struct, frozen=True, tag=True):
+    """A request with one choice. params.n is ignored: the front sends one `Add` per choice.
+
+    id: unique among live requests. seed: fixed by the front. leader: id of an earlier request with
+    the same prompt, whose pages this one waits for. salt, adapter: requests share cached pages only
+    where both are equal. max_tokens: already resolved against the model's length. priority: lower
+    is served earlier.
+    """
+
+    id: str
+    tokens: tuple[int, ...]
+    params: SamplingParams
+    seed: int
+    max_tokens: int
+    choice: int = 0
+    leader: str | None = None
+    priority: int = 0
+    salt: str = ""
+    adapter: str = ""
+
+
+class Abort(msgspec.Struct, frozen=True, tag=True):
+    """Forget these requests and free what they hold, before the next step.
+
+    Unknown ids are ignored.
+    """
+
+    ids: tuple[str, ...]
+
+
+class Shutdown(msgspec.Struct, frozen=True, tag=True):
+    """End the engine at once."""
+
+
+class Output(msgspec.Struct, frozen=True):
+    """News of one request.
+
+    finish_reason: None while it runs, else "stop", "length", "abort" or "error".
+    stop_reason: the stop token id that ended it; None for end-of-text. error: the cause of "error".
+    cached_tokens: prompt tokens found in the prefix cache; sent with the first news.
+    """
+
+    id: str
+    tokens: tuple[int, ...] = ()
+    logprobs: tuple[Logprob, ...] = ()
+    prompt_logprobs: tuple[Logprob, ...] = ()
+    cached_tokens: int = 0
+    finish_reason: str | None = None
+    stop_reason: int | None = None
+    error: str | None = None
+
+
+class Stats(msgspec.Struct, frozen=True):
+    """Gauges at the end of a step, and counters since the engine started."""
+
+    running: int = 0
+    waiting: int = 0
+    pages: int = 0
+    pages_held: int = 0
+    pages_cached: int = 0
+    steps: int = 0
+    preemptions: int = 0
+    split_prompts: int = 0
+    prompt_tokens: int = 0
+    generated_tokens: int = 0
+    prefix_queries: int = 0
+    prefix_hits: int = 0
+
+
+class Ready(msgspec.Struct, frozen=True, tag=True):
+    """The engine can take requests.
+
+    decisions: (what, value, reason) of everything it resolved by itself.
+    """
+
+    max_model_len: int
+    stats: Stats
+    decisions: tuple[tuple[str, str, str], ...] = ()
+
+
+class Progress(msgspec.Struct, frozen=True, tag=True):
+    """Sent after every step, and at least once a second while idle.
+
+    idle: no request is waiting or running.
+    """
+
+    outputs: tuple[Output, ...]
+    stats: Stats
+    idle: bool
+
+
+class Failed(msgspec.Struct, frozen=True, tag=True):
+    """The engine ends. reason: the root cause, in one line."""
+
+    reason: str
+
+
+class Start(msgspec.Struct, frozen=True, tag=True):
+    """The first message to an engine process. settings: the runner factory's own, JSON-like."""
+
+    settings: dict[str, Any]
+
+
+ToEngine = Start | Add | Abort | Shutdown
+FromEngine = Ready | Progress | Failed

@@ -1,0 +1,152 @@
+"""Tensor parallel ranks as processes of one machine: the first plans, all compute.
+
+The first rank sends each plan to the others over socket pairs; what the model exchanges goes through torch.distributed.
+Run as `python -m pieria.engine.ranks FD`. A rank that dies ends the engine.
+"""
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import torch
+import torch.distributed as dist
+
+from pieria.engine.engine import RunnerLost
+from pieria.engine.link import BlockingLink, Closed
+from pieria.engine.place import place
+from pieria.engine.plan import Runner, StepPlan, StepResult
+from pieria.engine.process import Prepared
+from pieria.engine.runner_config import RunnerConfig
+from pieria.hardware import devices
+from pieria.models.checkpoint import open_checkpoint
+from pieria.models.loader import build
+from pieria.parallel.mesh import Mesh
+
+START_TIMEOUT = timedelta(minutes=5)
+STEP_TIMEOUT = timedelta(minutes=10)
+
+
+class Join(msgspec.Struct, frozen=True, tag=True):
+    """The first message to a rank: who it is, and where the others are."""
+
+    settings: dict[str, Any]
+    rank: int
+    size: int
+    port: int
+
+
+class Run(msgspec.Struct, frozen=True, tag=True):
+    """Compute your part of this plan."""
+
+    plan: StepPlan
+
+
+class RankedRunner:
+    """The first rank's runner: sends each plan to the other ranks and runs its own part."""
+
+    def __init__(
+        self,
+        own: Runner,
+        links: Sequence[BlockingLink],
+        processes: Sequence["subprocess.Popen[bytes]"],
+    ) -> None:
+        self.own = own
+        self.links = links
+        self.processes = processes
+
+    def run(self, plan: StepPlan) -> StepResult:
+        """RunnerLost on any error: the ranks may no longer agree on where they are."""
+        try:
+            for link in self.links:
+                link.send(Run(plan))
+            return self.own.run(plan)
+        except Exception as error:
+            codes = {i + 1: code for i, p in enumerate(self.processes) if (code := p.poll())}
+            dead = ", ".join(f"rank {rank} exited with code {code}" for rank, code in codes.items())
+            raise RunnerLost(f"a tensor parallel step failed: {dead or error}") from error
+
+    def close(self) -> None:
+        """End the other ranks."""
+        self.own.close()
+        for link in self.links:
+            link.close()
+        for process in self.processes:
+            try:
+                process.wait(timeout=10)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+        if dist.is_initialized():
+            dist.destroy_process_group()
+
+
+def prepare(settings: dict[str, Any]) -> Prepared:
+    """The runner factory of the engine process: one rank, or as many as `tensor_parallel_size` says.
+
+    settings: `runner` and `scheduler`, the two Configs. ValueError for what cannot be done.
+    """
+    size = msgspec.convert(settings["runner"], RunnerConfig).tensor_parallel_size
+    return place(settings, Mesh()) if size == 1 else _start(settings, size)
+
+
+def _start(settings: dict[str, Any], size: int) -> Prepared:
+    # A cut that does not divide is refused before there are any processes.
+    model = msgspec.convert(settings["runner"], RunnerConfig).model
+    build(open_checkpoint(Path(model)), Mesh(tp=size), torch.float32)
+    store = dist.TCPStore("127.0.0.1", 0, size, True, START_TIMEOUT, wait_for_workers=False)
+    links, processes = [], []
+    for rank in range(1, size):
+        ours, theirs = socket.socketpair()
+        command = [sys.executable, "-m", "pieria.engine.ranks", str(theirs.fileno())]
+        processes.append(
+            subprocess.Popen(command, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL)
+        )
+        theirs.close()
+        links.append(BlockingLink(ours, Run))
+        links[-1].send(Join(settings, rank, size, store.port))
+    try:
+        mesh = _connect(settings, store, 0, size)
+        prepared = place(settings, mesh)
+    except Exception:
+        for process in processes:
+            process.kill()
+            process.wait()
+        if dist.is_initialized():
+            dist.destroy_process_group()
+        raise
+    return replace(prepared, runner=RankedRunner(prepared.runner, links, processes))
+
+
+def _connect(settings: dict[str, Any], store: dist.TCPStore, rank: int, size: int) -> Mesh:
+    device = devices.find(msgspec.convert(settings["runner"], RunnerConfig).device)
+    # gloo would pick the interface of the host's name, which other machines can reach.
+    os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+    dist.init_process_group(
+        device.distributed, store=store, rank=rank, world_size=size, timeout=STEP_TIMEOUT
+    )
+    return Mesh(tp=size, rank=rank).connect()
+
+
+def main(arguments: list[str]) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    link = BlockingLink(socket.socket(fileno=int(arguments[0])), Join | Run)
+    join = link.receive()
+    store = dist.TCPStore("127.0.0.1", join.port, join.size, False, START_TIMEOUT)
+    mesh = _connect(join.settings, store, join.rank, join.size)
+    runner = place(join.settings, mesh).runner
+    with contextlib.suppress(Closed):
+        while True:
+            runner.run(link.receive().plan)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,55 @@
+"""How a model is placed on a device, as the caller asks for it. Torch-free.
+
+Knows what may be asked. `resolve.py` turns it into what is done, with a reason for each decision.
+"""
+
+from dataclasses import dataclass
+
+from pieria.config import option, size
+
+DTYPES = ("auto", "float64", "float32", "bfloat16", "float16")
+
+
+@dataclass(frozen=True)
+class RunnerConfig:
+    """Model and device"""
+
+    model: str = option("", positional=True, help="short name, hub id, folder or GGUF file")
+    dtype: str = option(
+        "auto", choices=DTYPES, help="in which dtype weights are held and computed with"
+    )
+    device: str = option("auto", help="auto, cpu, or a GPU's name as `pieria devices` prints it")
+    max_model_len: int | None = option(
+        None, help="most tokens of one request, prompt and output; default: what the model allows"
+    )
+    tensor_parallel_size: int = option(
+        1, aliases=("--tp",), help="over how many processes each weight is cut"
+    )
+    kv_cache_memory_bytes: int | None = option(
+        None, parse=size, metavar="SIZE", help="size of the paged cache of each process, such as 4GiB"
+    )
+    memory_fraction: float = option(
+        0.5,
+        aliases=("--mem-fraction-static",),
+        help="share of the free memory that the cache may take where its size is not given",
+    )
+    block_size: int = option(16, help="tokens in a page of the cache")
+    threads: int | None = option(
+        None, help="compute threads; default: one per physical core that this process may use"
+    )
+
+    def __post_init__(self) -> None:
+        for name, low, high in (
+            ("tensor_parallel_size", 1, 1024),
+            ("block_size", 1, 1024),
+            ("max_model_len", 1, 2**31 - 1),
+            ("kv_cache_memory_bytes", 1, 2**63 - 1),
+            ("threads", 1, 4096),
+        ):
+            value = getattr(self, name)
+            if value is not None and not low <= value <= high:
+                raise ValueError(f"{name}={value} must be from {low} to {high}")
+        if not 0 < self.memory_fraction <= 1:
+            raise ValueError(f"memory_fraction={self.memory_fraction} must be above 0 and at most 1")
+        if self.dtype not in DTYPES:
+            raise ValueError(f"dtype={self.dtype!r}; there are: {', '.join(DTYPES)}")

@@ -1,0 +1,131 @@
+"""What a caller asks for: how tokens are drawn and when a request ends. Torch-free.
+
+Every field is checked here, once; servers and the Python API build this and pass its errors on.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+MAX_CHOICES = 128
+MAX_STOPS = 64
+MAX_STOP_LENGTH = 1024
+MAX_BIASES = 1024
+MAX_LOGPROBS = 100
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplingParams:
+    """Names and meanings are vLLM's.
+
+    n: choices per prompt. seed: None draws one at admission. temperature 0 is greedy. top_k 0 or
+    -1: no limit. repetition_penalty looks at prompt and output (Keskar 2019), presence and
+    frequency at output alone (OpenAI). logit_bias: token id -> added to its logit. stop: strings,
+    cut from the text unless include_stop_str_in_output. max_tokens None: up to the model's length.
+    min_tokens: no end-of-text and no stop token before that many. logprobs, prompt_logprobs: how
+    many alternatives to report beside the token itself; None: no report.
+
+    ValueError, naming field, value and what is allowed, on a bad one.
+    """
+
+    n: int = 1
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    min_p: float = 0.0
+    seed: int | None = None
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    repetition_penalty: float = 1.0
+    logit_bias: dict[int, float] | None = None
+    stop: str | Sequence[str] | None = None
+    stop_token_ids: Sequence[int] | None = None
+    include_stop_str_in_output: bool = False
+    ignore_eos: bool = False
+    max_tokens: int | None = 16
+    min_tokens: int = 0
+    logprobs: int | None = None
+    prompt_logprobs: int | None = None
+    skip_special_tokens: bool = True
+
+    def __post_init__(self) -> None:
+        _integer("n", self.n, 1, MAX_CHOICES)
+        _number("temperature", self.temperature, 0.0, 100.0)
+        _number("top_p", self.top_p, 0.0, 1.0, low_open=True)
+        _integer("top_k", self.top_k, -1, 2**31 - 1)
+        _number("min_p", self.min_p, 0.0, 1.0)
+        if self.seed is not None:
+            _integer("seed", self.seed, -(2**63), 2**63 - 1)
+        _number("presence_penalty", self.presence_penalty, -2.0, 2.0)
+        _number("frequency_penalty", self.frequency_penalty, -2.0, 2.0)
+        _number("repetition_penalty", self.repetition_penalty, 0.0, 100.0, low_open=True)
+        if self.max_tokens is not None:
+            _integer("max_tokens", self.max_tokens, 1, 2**31 - 1)
+        _integer("min_tokens", self.min_tokens, 0, 2**31 - 1)
+        if self.max_tokens is not None and self.min_tokens > self.max_tokens:
+            raise ValueError(
+                f"min_tokens={self.min_tokens} must not exceed max_tokens={self.max_tokens}"
+            )
+        for name in ("logprobs", "prompt_logprobs"):
+            if getattr(self, name) is not None:
+                _integer(name, getattr(self, name), 0, MAX_LOGPROBS)
+        for name in ("include_stop_str_in_output", "ignore_eos", "skip_special_tokens"):
+            if not isinstance(getattr(self, name), bool):
+                raise ValueError(f"{name}={getattr(self, name)!r} must be true or false")
+        self._check_stops()
+        self._check_biases()
+
+    @property
+    def stops(self) -> tuple[str, ...]:
+        """The stop strings, however they were given."""
+        if self.stop is None:
+            return ()
+        return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
+
+    def _check_stops(self) -> None:
+        if not isinstance(self.stop, str):
+            _collection("stop", self.stop, Sequence, MAX_STOPS)
+        _collection("stop_token_ids", self.stop_token_ids, Sequence, MAX_STOPS)
+        for text in self.stops:
+            if not isinstance(text, str):
+                raise ValueError(f"stop={text!r} must be a string")
+            if not 0 < len(text) <= MAX_STOP_LENGTH:
+                raise ValueError(
+                    f"stop has a string of {len(text)} characters;"
+                    f" 1 to {MAX_STOP_LENGTH} are allowed"
+                )
+        for token in self.stop_token_ids or ():
+            _integer("stop_token_ids", token, 0, 2**31 - 1)
+
+    def _check_biases(self) -> None:
+        _collection("logit_bias", self.logit_bias, Mapping, MAX_BIASES)
+        for token, bias in (self.logit_bias or {}).items():
+            _integer("logit_bias token", token, 0, 2**31 - 1)
+            _number(f"logit_bias[{token}]", bias, -100.0, 100.0)
+
+
+def _integer(name: str, value: object, low: int, high: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+        raise ValueError(f"{name}={value!r} must be an integer from {low} to {high}")
+
+
+def _number(name: str, value: object, low: float, high: float, low_open: bool = False) -> None:
+    if (
+        isinstance(value, bool)
+        or not isinstance(value, int | float)
+        or not low <= value <= high
+        or (low_open and value == low)
+    ):
+        raise ValueError(
+            f"{name}={value!r} must be a number {'above' if low_open else 'from'} {low} to {high}"
+        )
+
+
+def _collection(name: str, value: object, kind: type[Any], longest: int) -> None:
+    if value is None:
+        return
+    if not isinstance(value, kind):
+        what = "a mapping" if kind is Mapping else "a list"
+        raise ValueError(f"{name}={value!r} must be {what} of at most {longest} entries")
+    if len(value) > longest:
+        raise ValueError(f"{name} has {len(value)} entries; at most {longest} are allowed")

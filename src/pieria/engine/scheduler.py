@@ -1,0 +1,326 @@
+"""Which tokens of which requests are computed in the next step. Torch-free.
+
+There is no prefill phase and no decode phase. Each request has `tokens` and `computed`, and each
+step lets `computed` catch up under a token budget: running requests first, in rank order, then
+waiting ones while pages last. When pages run out, the running request of the highest rank gives all
+of its pages back and waits again; what it had published is usually found when it resumes.
+
+Owns requests and pages. Does not know devices, text or time.
+"""
+
+from bisect import bisect_left, insort
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from pieria.config import option
+from pieria.engine.messages import Add, Output, Stats
+from pieria.engine.plan import Chunk, ChunkResult, StepPlan, StepResult
+from pieria.engine.policies import POLICIES, Rank, fcfs, longest_prefix
+from pieria.engine.prefix_cache import PrefixCache
+from pieria.engine.request import Request
+
+RANKED_WAITERS = 256
+"""How many waiting requests, the first to come, `longest_prefix` ranks in one step; each costs a
+walk through the prefix tree."""
+
+
+@dataclass(frozen=True)
+class SchedulerConfig:
+    """Scheduling"""
+
+    max_num_seqs: int = option(128, help="most requests that are computed in one step")
+    max_num_batched_tokens: int = option(
+        2048, help="most tokens that are computed in one step; longer prompts are split"
+    )
+    scheduling_policy: str = option(
+        "fcfs", choices=tuple(POLICIES), help="which waiting request is admitted first"
+    )
+    enable_prefix_caching: bool = option(
+        True, help="reuse the keys and values of beginnings of text that were seen before"
+    )
+
+    def __post_init__(self) -> None:
+        for name in ("max_num_seqs", "max_num_batched_tokens"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
+        if self.max_num_batched_tokens < self.max_num_seqs:
+            raise ValueError(
+                f"max_num_batched_tokens={self.max_num_batched_tokens} must not be less than"
+                f" max_num_seqs={self.max_num_seqs}, or some requests would never get a token"
+            )
+        if self.scheduling_policy not in POLICIES:
+            raise ValueError(
+                f"scheduling_policy={self.scheduling_policy!r}; there are: {', '.join(POLICIES)}"
+            )
+
+
+class Scheduler:
+    """`plan` says what the next step computes, `commit` takes what came of it.
+
+    stop_ids: tokens that end a text. max_model_len: most tokens of one request, prompt and output.
+    """
+
+    def __init__(
+        self,
+        config: SchedulerConfig,
+        cache: PrefixCache,
+        stop_ids: frozenset[int],
+        max_model_len: int,
+    ) -> None:
+        self.config = config
+        self.cache = cache
+        self.stop_ids = stop_ids
+        self.max_model_len = max_model_len
+        self._policy = POLICIES[config.scheduling_policy]
+        self._fixed_policy = fcfs if self._policy is longest_prefix else self._policy
+        self._requests: dict[str, Request] = {}
+        # Both in the order of `_rank`.
+        self._running: list[Request] = []
+        self._waiting: list[Request] = []
+        self._arrivals = 0
+        self._steps = self._preemptions = self._split_prompts = 0
+        self._prompt_tokens = self._generated_tokens = 0
+        self._prefix_queries = self._prefix_hits = 0
+
+    @property
+    def idle(self) -> bool:
+        return not self._requests
+
+    def add(self, add: Add) -> None:
+        """Queue a request. ValueError if it could never be served."""
+        if add.id in self._requests:
+            raise ValueError(f"request id {add.id!r} is in use")
+        if not add.tokens:
+            raise ValueError("the prompt has no tokens; at least 1 is needed")
+        if add.max_tokens < 1:
+            raise ValueError(
+                f"max_tokens={add.max_tokens} must be at least 1; the prompt has"
+                f" {len(add.tokens)} tokens and the model's limit is {self.max_model_len}"
+            )
+        tokens = len(add.tokens) + add.max_tokens
+        if tokens > self.max_model_len:
+            raise ValueError(
+                f"{len(add.tokens)} prompt tokens and max_tokens={add.max_tokens} make {tokens};"
+                f" the model's limit is {self.max_model_len}"
+            )
+        if self._pages_for(tokens) > self.cache.pages.count:
+            raise ValueError(
+                f"{tokens} tokens need {self._pages_for(tokens)} pages; the cache has"
+                f" {self.cache.pages.count} of {self.cache.page_tokens} tokens"
+            )
+        request = Request(add, self._arrivals)
+        self._arrivals += 1
+        self._requests[add.id] = request
+        insort(self._waiting, request, key=self._rank)
+
+    def abort(self, ids: Iterable[str]) -> None:
+        """Forget requests and free what they hold; unknown ids are ignored."""
+        for id in ids:
+            request = self._requests.get(id)
+            if request is not None:
+                self._remove(request)
+
+    def plan(self) -> StepPlan:
+        """The next step. Takes pages for it; empty only if nothing can be computed."""
+        chunks: list[Chunk] = []
+        budget = self.config.max_num_batched_tokens
+        preemptions = self._preemptions
+        for position, request in enumerate(self._running):  # preemption shortens it from the end
+            # Each request after this one gets at least a token, so a long prompt stalls nobody.
+            later = len(self._running) - position - 1
+            count = min(request.pending, budget - later)
+            if self._make_room(request, count):
+                chunks.append(self._chunk(request, count))
+                budget -= count
+        if self._preemptions == preemptions and self._has_room(budget):
+            self._admit(chunks, budget)
+        return StepPlan(tuple(chunks))
+
+    def commit(self, plan: StepPlan, result: StepResult) -> list[Output]:
+        """Take a step's result: append tokens, publish full pages, end requests.
+
+        Returns the news of each request in the plan that was not aborted since.
+        """
+        self._steps += 1
+        outputs = []
+        for chunk, outcome in zip(plan.chunks, result.chunks, strict=True):
+            request = self._requests.get(chunk.request)
+            # Aborted, and perhaps another waits under the same id by now.
+            if request is not None and request.table:
+                outputs.append(self._commit(request, chunk, outcome))
+        return outputs
+
+    @property
+    def stats(self) -> Stats:
+        return Stats(
+            running=len(self._running),
+            waiting=len(self._waiting),
+            pages=self.cache.pages.count,
+            pages_held=self.cache.pages.held,
+            pages_cached=self.cache.pages.cached,
+            steps=self._steps,
+            preemptions=self._preemptions,
+            split_prompts=self._split_prompts,
+            prompt_tokens=self._prompt_tokens,
+            generated_tokens=self._generated_tokens,
+            prefix_queries=self._prefix_queries,
+            prefix_hits=self._prefix_hits,
+        )
+
+    def check(self) -> None:
+        """Requests, pages and the prefix tree agree; AssertionError otherwise. Between steps."""
+        self.cache.check()
+        assert set(self._requests) == {r.id for r in [*self._running, *self._waiting]}
+        assert len(self._requests) == len(self._running) + len(self._waiting)
+        assert len(self._running) <= self.config.max_num_seqs
+        for requests in (self._running, self._waiting):
+            ranks = [self._rank(r) for r in requests]
+            assert ranks == sorted(ranks)
+        holders = [0] * self.cache.pages.count
+        for request in self._requests.values():
+            assert 0 <= request.computed < len(request.tokens)
+            assert self._pages_for(request.computed) <= len(request.table)
+            for page in request.table:
+                holders[page] += 1
+        assert holders == self.cache.pages._holders
+        assert all(request.table for request in self._running)
+        assert not any(request.table or request.computed for request in self._waiting)
+
+    def _has_room(self, budget: int) -> bool:
+        """Whether one more request may find a seat, a token and a page.
+
+        A page for each running request stays free: they need one soon, and would preempt it for it.
+        """
+        running = len(self._running)
+        seats = self.config.max_num_seqs
+        return budget > 0 and running < seats and running < self.cache.pages.available
+
+    def _admit(self, chunks: list[Chunk], budget: int) -> None:
+        waiting = list(self._waiting)
+        if self._policy is longest_prefix:
+            waiting = sorted(waiting[:RANKED_WAITERS], key=lambda r: self._policy(r, self.cache))
+        for request in waiting:
+            if not self._has_room(budget):
+                break
+            if self._follows_a_prompt(request):
+                continue
+            if not request.wants_prompt_logprobs:
+                request.table = self.cache.match(request.key, request.tokens)
+                request.computed = len(request.table) * self.cache.page_tokens
+            count = min(request.pending, budget)
+            if not self._reserve(request, count, spare=len(self._running)):
+                self._give_back(request)
+                break
+            self._take_out(self._waiting, request)
+            insort(self._running, request, key=self._rank)
+            if not request.announced:
+                request.cached_tokens = request.computed
+                self._prefix_queries += request.prompt_length
+                self._prefix_hits += request.computed
+                self._split_prompts += count < request.pending
+            chunks.append(self._chunk(request, count))
+            budget -= count
+
+    def _follows_a_prompt(self, request: Request) -> bool:
+        """Whether its leader is about to publish its prompt, so that waiting is cheaper."""
+        if request.add.leader is None or not self.cache.enabled or request.wants_prompt_logprobs:
+            return False
+        leader = self._requests.get(request.add.leader)
+        # A leader came earlier, so no circle of requests waits for itself.
+        return leader is not None and leader.arrival < request.arrival and leader.output_length == 0
+
+    def _chunk(self, request: Request, count: int) -> Chunk:
+        start, end = request.computed, request.computed + count
+        last = end == len(request.tokens)
+        targets: tuple[int, ...] = ()
+        if request.wants_prompt_logprobs:
+            targets = tuple(request.tokens[start + 1 : min(end + 1, request.prompt_length)])
+        return Chunk(
+            request=request.id,
+            start=start,
+            tokens=tuple(request.tokens[start:end]),
+            pages=tuple(request.table),
+            draw=request.draw(self.stop_ids) if last else None,
+            targets=targets,
+            prompt_logprobs=request.add.params.prompt_logprobs if targets else None,
+        )
+
+    def _commit(self, request: Request, chunk: Chunk, outcome: ChunkResult) -> Output:
+        if outcome.error is not None:
+            self._remove(request)
+            return Output(request.id, finish_reason="error", error=outcome.error)
+        assert (outcome.token is None) == (chunk.draw is None)
+        assert len(outcome.prompt_logprobs) == len(chunk.targets)
+        self._prompt_tokens += max(0, min(chunk.end, request.prompt_length) - chunk.start)
+        request.computed = chunk.end
+        n = self.cache.page_tokens
+        self.cache.publish(
+            request.key, request.tokens, request.table, chunk.start // n, chunk.end // n
+        )
+        # After a preemption the prompt is computed again; what was sent is not sent twice.
+        known = max(0, request.prompt_logprobs_sent - chunk.start)
+        prompt_logprobs = outcome.prompt_logprobs[known:]
+        request.prompt_logprobs_sent += len(prompt_logprobs)
+        tokens: tuple[int, ...] = ()
+        reason, stop_token = None, None
+        if outcome.token is not None:
+            tokens = (outcome.token,)
+            request.tokens.append(outcome.token)
+            self._generated_tokens += 1
+            reason, stop_token = request.finish_reason(self.stop_ids)
+            if reason is not None:
+                self._remove(request)
+        cached_tokens = 0 if request.announced else request.cached_tokens
+        request.announced = True
+        return Output(
+            id=request.id,
+            tokens=tokens,
+            logprobs=(outcome.logprob,) if outcome.logprob is not None else (),
+            prompt_logprobs=prompt_logprobs,
+            cached_tokens=cached_tokens,
+            finish_reason=reason,
+            stop_reason=stop_token,
+        )
+
+    def _reserve(self, request: Request, count: int, spare: int = 0) -> bool:
+        """Take the pages for `count` more tokens, if as many as `spare` are left then."""
+        missing = self._pages_for(request.computed + count) - len(request.table)
+        if missing > 0:
+            if missing + spare > self.cache.pages.available:
+                return False
+            request.table += self.cache.pages.take(missing)
+        return True
+
+    def _make_room(self, request: Request, count: int) -> bool:
+        """Reserve, preempting from the end of the ranks; False if this request itself had to go."""
+        while not self._reserve(request, count):
+            victim = self._running[-1]
+            self._preempt(victim)
+            if victim is request:
+                return False
+        return True
+
+    def _preempt(self, request: Request) -> None:
+        self._preemptions += 1
+        self._take_out(self._running, request)
+        self._give_back(request)
+        insort(self._waiting, request, key=self._rank)
+
+    def _remove(self, request: Request) -> None:
+        del self._requests[request.id]
+        self._take_out(self._running if request.table else self._waiting, request)
+        self._give_back(request)
+
+    def _give_back(self, request: Request) -> None:
+        self.cache.pages.release(request.table)
+        request.table = []
+        request.computed = 0
+
+    def _take_out(self, requests: list[Request], request: Request) -> None:
+        del requests[bisect_left(requests, self._rank(request), key=self._rank)]
+
+    def _rank(self, request: Request) -> Rank:
+        return self._fixed_policy(request, self.cache)
+
+    def _pages_for(self, tokens: int) -> int:
+        return -(-tokens // self.cache.page_tokens)

@@ -1,0 +1,195 @@
+"""Text on top of the engine: token ids become text, stop strings end requests. Torch-free.
+
+Knows a tokenizer and an engine client. Does not know HTTP, templates or devices.
+"""
+
+import secrets
+from collections.abc import AsyncGenerator, Sequence
+from dataclasses import dataclass, replace
+
+from pieria.engine.client import EngineClient, EngineDead
+from pieria.engine.messages import Add, Output
+from pieria.engine.plan import Logprob
+from pieria.engine.sampling_params import SamplingParams
+from pieria.models.tokenizer import Tokenizer
+
+__all__ = ["Delta", "EngineDead", "QueueFull", "RequestFailed", "TextEngine"]
+
+RETRY_SECONDS = 1.0
+
+
+class QueueFull(Exception):
+    """No room for another request now."""
+
+    def __init__(self, in_flight: int, limit: int) -> None:
+        super().__init__(f"{in_flight} requests are running or waiting; the limit is {limit}")
+        self.retry_after_seconds = RETRY_SECONDS
+
+
+class RequestFailed(Exception):
+    """The engine ended this request with an error. str() is the cause."""
+
+
+@dataclass(frozen=True)
+class Delta:
+    """News of one choice. text: new text, stop strings dealt with; it may lag behind `tokens`.
+
+    logprobs: one for each of tokens, when asked. prompt_logprobs: for every prompt token, None for the first; with the
+    first delta of choice 0, when asked. finish_reason: "stop" or "length" with the last delta. stop_reason: the
+    stop string or stop token id that ended the choice; None for end-of-text.
+    """
+
+    choice: int
+    text: str = ""
+    tokens: tuple[int, ...] = ()
+    logprobs: tuple[Logprob, ...] = ()
+    prompt_logprobs: tuple[Logprob | None, ...] | None = None
+    cached_tokens: int = 0
+    finish_reason: str | None = None
+    stop_reason: int | str | None = None
+
+
+class TextEngine:
+    """Streams text from prompts of token ids. limit: most requests, each choice one, in flight; None: no limit."""
+
+    def __init__(
+        self,
+        client: EngineClient,
+        tokenizer: Tokenizer,
+        max_model_len: int,
+        limit: int | None = None,
+    ) -> None:
+        self.client = client
+        self.tokenizer = tokenizer
+        self.max_model_len = max_model_len
+        self.limit = limit
+
+    async def stream(
+        self,
+        prompt: Sequence[int],
+        params: SamplingParams,
+        *,
+        priority: int = 0,
+        salt: str = "",
+    ) -> AsyncGenerator[Delta, None]:
+        """Deltas of all choices as they come. Leaving early aborts the request.
+
+        ValueError for a prompt that cannot be served, QueueFull, RequestFailed, EngineDead.
+        """
+        max_tokens = self._max_tokens(prompt, params)
+        if self.limit is not None and self.client.in_flight + params.n > self.limit:
+            raise QueueFull(self.client.in_flight, self.limit)
+        seed = secrets.randbits(63) if params.seed is None else params.seed
+        id = secrets.token_hex(8)
+        adds = [
+            Add(
+                id=f"{id}-{choice}",
+                tokens=tuple(prompt),
+                params=params if choice == 0 else replace(params, prompt_logprobs=None),
+                seed=seed,
+                max_tokens=max_tokens,
+                choice=choice,
+                leader=f"{id}-0" if choice else None,
+                priority=priority,
+                salt=salt,
+            )
+            for choice in range(params.n)
+        ]
+        choices = {add.id: _Choice(add, self.tokenizer) for add in adds}
+        outputs = self.client.stream(adds)
+        try:
+            async for output in outputs:
+                choice = choices.get(output.id)
+                if choice is None:
+                    continue
+                delta = choice.feed(output)
+                if delta.finish_reason is not None:
+                    del choices[output.id]
+                    if output.finish_reason is None:
+                        self.client.abort({output.id})
+                yield delta
+                if not choices:
+                    return
+        finally:
+            await outputs.aclose()
+
+    def _max_tokens(self, prompt: Sequence[int], params: SamplingParams) -> int:
+        """The output limit, checked against the model's length. ValueError if prompt and output do not fit."""
+        if not prompt:
+            raise ValueError("the prompt has no tokens; at least 1 is needed")
+        room = self.max_model_len - len(prompt)
+        wanted = 1 if params.max_tokens is None else params.max_tokens
+        if room < wanted:
+            raise ValueError(
+                f"this model's maximum context length is {self.max_model_len} tokens; the prompt has {len(prompt)}"
+                f" and max_tokens is {wanted}: {len(prompt) + wanted} in all"
+            )
+        return room if params.max_tokens is None else params.max_tokens
+
+
+class _Choice:
+    """What has come of one choice: its decoder, and the end of its text that may begin a stop string."""
+
+    def __init__(self, add: Add, tokenizer: Tokenizer) -> None:
+        self.add = add
+        self.tokenizer = tokenizer
+        self.decoder = tokenizer.decoder(add.params.skip_special_tokens)
+        self.stops = add.params.stops
+        self.held = ""
+        self.tokens = 0
+        self.prompt_logprobs: list[Logprob | None] = [None]
+
+    def feed(self, output: Output) -> Delta:
+        """RequestFailed if the engine ended the request with an error."""
+        if output.finish_reason == "error":
+            raise RequestFailed(output.error)
+        params = self.add.params
+        self.prompt_logprobs += output.prompt_logprobs
+        prompt_logprobs = None
+        if params.prompt_logprobs is not None and output.tokens and not self.tokens:
+            prompt_logprobs = tuple(self.prompt_logprobs)
+        self.tokens += len(output.tokens)
+        stopped = output.finish_reason == "stop" and not params.include_stop_str_in_output
+        spoken = output.tokens[:-1] if stopped else output.tokens
+        # A model may have more rows than its tokenizer has tokens; those ids have no text.
+        new = self.decoder.push([t for t in spoken if t < self.tokenizer.size])
+        if output.finish_reason is not None:
+            new += self.decoder.flush()
+        text, stop = self._release(new, last=output.finish_reason is not None)
+        return Delta(
+            choice=self.add.choice,
+            text=text,
+            tokens=output.tokens,
+            logprobs=output.logprobs,
+            prompt_logprobs=prompt_logprobs,
+            cached_tokens=output.cached_tokens,
+            finish_reason="stop" if stop is not None else output.finish_reason,
+            stop_reason=stop if stop is not None else output.stop_reason,
+        )
+
+    def _release(self, new: str, last: bool) -> tuple[str, str | None]:
+        """The text that can go out, and the stop string that was met in it."""
+        text = self.held + new
+        if not self.stops:
+            return text, None
+        if self.tokens < self.add.params.min_tokens and not last:
+            self.held = ""
+            return text, None
+        found = [(text.find(stop), stop) for stop in self.stops if stop in text]
+        if found:
+            at, stop = min(found, key=lambda f: (f[0], len(f[1])))
+            keep = at + len(stop) if self.add.params.include_stop_str_in_output else at
+            return text[:keep], stop
+        if last:
+            return text, None
+        hold = max(_overlap(text, stop) for stop in self.stops)
+        self.held = text[len(text) - hold :]
+        return text[: len(text) - hold], None
+
+
+def _overlap(text: str, stop: str) -> int:
+    """The length of the longest end of `text` that begins `stop`."""
+    for length in range(min(len(text), len(stop) - 1), 0, -1):
+        if text.endswith(stop[:length]):
+            return length
+    return 0

@@ -1,0 +1,72 @@
+"""The devices at hand, and how a user's word for one becomes it.
+
+Knows which kinds there are; each kind's own file knows the rest.
+"""
+
+from collections.abc import Mapping
+from typing import Protocol
+
+from pieria.hardware import cpu, cuda, musa
+from pieria.hardware.spec import Device, DeviceSpec, Quantity
+
+__all__ = ["Device", "describe", "find", "free_memory", "present"]
+
+
+class Kind(Protocol):
+    """What the file of one kind of device offers."""
+
+    def present(self) -> list[Device]:
+        """Those of this machine, in torch's order."""
+
+    def free_memory(self, index: int) -> Quantity:
+        """Bytes that this process may still use on one of them."""
+
+
+_KINDS: Mapping[str, Kind] = {"cuda": cuda, "musa": musa, "cpu": cpu}
+"""In the order in which "auto" looks."""
+
+
+def present() -> list[Device]:
+    """Every device of this machine, those that "auto" prefers first."""
+    return [device for kind in _KINDS.values() for device in kind.present()]
+
+
+def find(name: str) -> Device:
+    """The device called "auto" (the first GPU, else the CPU), a kind, or a kind and a number.
+
+    ValueError if there is none of that name, telling which there are.
+    """
+    # A kind that was not asked for is not looked at, so that its broken driver is in nobody's way.
+    kind = _KINDS.get(name.partition(":")[0])
+    for device in kind.present() if kind is not None else present():
+        if name in ("auto", device.name, device.name.partition(":")[0]):
+            return device
+    names = ", ".join(device.name for device in present())
+    raise ValueError(f"device={name!r} is not here; there are: auto, {names}")
+
+
+def free_memory(device: Device) -> Quantity:
+    """Bytes that this process may still use on the device."""
+    kind, _, index = device.name.partition(":")
+    return _KINDS[kind].free_memory(int(index or 0))
+
+
+def describe(device: Device, measured: DeviceSpec | None = None) -> list[tuple[str, str]]:
+    """(label, value) rows that tell a user all about it; measured: what `measure` returned."""
+    spec = measured or device.spec
+    rows = [
+        ("name", spec.name),
+        ("vendor", spec.vendor),
+        ("memory", f"{spec.memory} ({free_memory(device)} free)"),
+        *device.facts,
+    ]
+    if spec.bandwidth is not None:
+        rows.append(("memory bandwidth", f"{spec.bandwidth}: {spec.bandwidth.source}"))
+    rows += [(f"{dtype} peak", f"{q}: {q.source}") for dtype, q in spec.flops.items()]
+    return [
+        *rows,
+        ("native dtypes", ", ".join(sorted(spec.native_dtypes))),
+        ("kernel backends", ", ".join(device.backends)),
+        ("distributed", device.distributed),
+        ("state", device.state),
+    ]

@@ -1,0 +1,86 @@
+"""How much more host memory this process may use: the least of several limits, with their sources.
+
+Knows Linux's accounting. Does not know what the memory is for.
+"""
+
+from pathlib import Path
+
+from pieria.hardware.linux import ROOT, ControlGroup, control_groups, number_list, read, status
+from pieria.hardware.spec import Quantity
+
+UNLIMITED = 2**60
+"""From here on, a limit of a version 1 control group means that there is none."""
+
+
+def total(root: Path = ROOT) -> Quantity:
+    """The machine's memory in bytes."""
+    return Quantity(_meminfo(root)["MemTotal"], "B", "MemTotal in /proc/meminfo")
+
+
+def available(root: Path = ROOT) -> Quantity:
+    """Bytes that this process may still use: the least of `limits`."""
+    return min(limits(root), key=lambda limit: limit.value)
+
+
+def limits(root: Path = ROOT) -> list[Quantity]:
+    """All that bounds the bytes which this process may still use.
+
+    The machine's MemAvailable; of every control group with a limit, what is left of it; and, where
+    the process may not use every NUMA node, what is free on those it may. In groups and nodes, file
+    pages not used lately count as free, since the kernel drops them first.
+    """
+    found = [Quantity(_meminfo(root)["MemAvailable"], "B", "MemAvailable in /proc/meminfo")]
+    for group in control_groups("memory", root):
+        left = _left(group)
+        if left is not None:
+            folder = f"/{group.folder.relative_to(root)}"
+            found.append(Quantity(left, "B", f"what is left of the limit of {folder}"))
+    nodes = _nodes(root)
+    return found if nodes is None else [*found, nodes]
+
+
+def _left(group: ControlGroup) -> int | None:
+    """Bytes that may still be used in this group; None if it has no limit."""
+    if group.version == 2:
+        # Above memory.high processes are slowed down until they shrink: to be kept out of, too.
+        ceilings = [read(group.folder, "memory.max"), read(group.folder, "memory.high")]
+        usage, reclaimable = read(group.folder, "memory.current"), "inactive_file"
+    else:
+        ceilings = [read(group.folder, "memory.limit_in_bytes")]
+        usage, reclaimable = read(group.folder, "memory.usage_in_bytes"), "total_inactive_file"
+    bounds = [int(c) for c in ceilings if c is not None and c != "max" and int(c) < UNLIMITED]
+    if not bounds or usage is None:
+        return None
+    statistics = dict(
+        line.split() for line in (read(group.folder, "memory.stat") or "").splitlines()
+    )
+    used = max(0, int(usage) - int(statistics.get(reclaimable, 0)))
+    return max(0, min(bounds) - used)
+
+
+def _nodes(root: Path) -> Quantity | None:
+    """Bytes free on the NUMA nodes that this process may use; None if it may use them all."""
+    system = root / "sys/devices/system/node"
+    allowed, present = status(root, "Mems_allowed_list"), read(system, "has_memory")
+    if allowed is None or present is None or number_list(allowed) >= number_list(present):
+        return None
+    nodes = sorted(number_list(allowed) & number_list(present))
+    free = 0
+    for node in nodes:
+        info = _bytes_by_name((system / f"node{node}/meminfo").read_text())
+        free += sum(info.get(key, 0) for key in ("MemFree", "Inactive(file)", "SReclaimable"))
+    return Quantity(free, "B", f"free on the NUMA nodes it may use: {', '.join(map(str, nodes))}")
+
+
+def _meminfo(root: Path) -> dict[str, int]:
+    return _bytes_by_name((root / "proc/meminfo").read_text())
+
+
+def _bytes_by_name(text: str) -> dict[str, int]:
+    """From lines such as "MemFree: 12 kB" or "Node 0 MemFree: 12 kB"."""
+    table = {}
+    for line in text.splitlines():
+        name, _, amount = line.partition(":")
+        if amount.endswith("kB"):
+            table[name.split()[-1]] = int(amount.split()[0]) * 1024
+    return table

@@ -1,0 +1,285 @@
+"""`LLM`: a model in this process, for scripts. Names and fields are vLLM's.
+
+The server's own asynchronous engine, in a thread, driven from an event loop in another.
+"""
+
+import asyncio
+import threading
+from collections.abc import Coroutine, Iterator, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, TypeVar
+
+from rich.progress import Progress
+
+from pieria.clock import RealTime
+from pieria.config import Decision
+from pieria.engine.client import EngineClient
+from pieria.engine.messages import Stats
+from pieria.engine.plan import Logprob as TokenReport
+from pieria.engine.runner_config import RunnerConfig
+from pieria.engine.sampling_params import SamplingParams
+from pieria.engine.scheduler import SchedulerConfig
+from pieria.engine.text import Delta, TextEngine
+from pieria.models.chat_template import ChatTemplate
+from pieria.models.checkpoint import open_checkpoint
+from pieria.models.pull import pull
+
+T = TypeVar("T")
+
+FACTORY = "pieria.engine.ranks:prepare"
+"""What makes the runner of a real device."""
+
+Prompt = str | Sequence[int]
+Messages = list[dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Logprob:
+    """One token's natural-log probability; rank 1 is the most likely."""
+
+    logprob: float
+    rank: int
+    decoded_token: str
+
+
+Logprobs = dict[int, Logprob]
+"""The token of one position and the asked-for alternatives, by id."""
+
+
+@dataclass
+class CompletionOutput:
+    """One choice. finish_reason: "stop" or "length"; stop_reason: the stop string or token id, None for end-of-text."""
+
+    index: int
+    text: str = ""
+    token_ids: list[int] = field(default_factory=list)
+    cumulative_logprob: float | None = None
+    logprobs: list[Logprobs] | None = None
+    finish_reason: str | None = None
+    stop_reason: int | str | None = None
+
+
+@dataclass
+class RequestOutput:
+    """One prompt and its choices. prompt_logprobs: None for the first token, which nothing precedes."""
+
+    prompt: str | None
+    prompt_token_ids: list[int]
+    outputs: list[CompletionOutput]
+    prompt_logprobs: list[Logprobs | None] | None = None
+    num_cached_tokens: int = 0
+
+
+class LLM:
+    """A loaded model. model: a short name, hub id, folder or GGUF file, fetched if need be.
+
+    options: those of `RunnerConfig` and `SchedulerConfig`, such as dtype="bfloat16" or max_num_seqs=8.
+    ValueError for a bad option or a model that does not fit; EngineDead if loading fails.
+    """
+
+    def __init__(self, model: str, **options: Any) -> None:
+        path = pull(model)
+        runner, scheduler = _configs(str(path), options)
+        checkpoint = open_checkpoint(path)
+        self.tokenizer = checkpoint.tokenizer()
+        self._template = checkpoint.chat_template
+        settings = {"runner": asdict(runner), "scheduler": asdict(scheduler)}
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
+        self._thread.start()
+        self._client = self._wait(EngineClient.start_thread(FACTORY, settings, RealTime()))
+        ready = self._wait(self._client.wait_ready())
+        self.max_model_len = ready.max_model_len
+        self.decisions = tuple(Decision(*d) for d in ready.decisions)
+        self._engine = TextEngine(self._client, self.tokenizer, ready.max_model_len)
+
+    def generate(
+        self,
+        prompts: Prompt | Sequence[Prompt],
+        sampling_params: SamplingParams | Sequence[SamplingParams] | None = None,
+        *,
+        progress: bool = True,
+    ) -> list[RequestOutput]:
+        """Continue each prompt, a text or a list of token ids; results in the prompts' order.
+
+        sampling_params: one for all, or one for each. ValueError for a prompt that cannot be served,
+        RequestFailed if the engine ends one with an error.
+        """
+        batch = [prompts] if _is_one(prompts) else list(prompts)
+        each = _each(sampling_params, len(batch))
+        texts = [p if isinstance(p, str) else None for p in batch]
+        ids = [self.tokenizer.encode(p) if isinstance(p, str) else list(p) for p in batch]
+        return self._run(texts, ids, each, progress)
+
+    def chat(
+        self,
+        messages: Messages | Sequence[Messages],
+        sampling_params: SamplingParams | Sequence[SamplingParams] | None = None,
+        *,
+        chat_template: str | None = None,
+        add_generation_prompt: bool = True,
+        continue_final_message: bool = False,
+        progress: bool = True,
+        **template_options: Any,
+    ) -> list[RequestOutput]:
+        """Answer one conversation, or each of several, through the model's chat template."""
+        many = [messages] if isinstance(messages[0], dict) else list(messages)
+        texts = [
+            self._render(
+                conversation,
+                chat_template,
+                add_generation_prompt=add_generation_prompt,
+                continue_final_message=continue_final_message,
+                **template_options,
+            )
+            for conversation in many
+        ]
+        each = _each(sampling_params, len(texts))
+        ids = [self.tokenizer.encode(text, add_special_tokens=False) for text in texts]
+        return self._run(texts, ids, each, progress)
+
+    def stream_chat(
+        self, messages: Messages, sampling_params: SamplingParams | None = None
+    ) -> Iterator[Delta]:
+        """The answer to one conversation as it comes. Closing the iterator early aborts the request."""
+        ids = self.tokenizer.encode(self._render(messages, None), add_special_tokens=False)
+        deltas = self._engine.stream(ids, sampling_params or SamplingParams())
+
+        async def following() -> Delta | None:
+            return await anext(deltas, None)
+
+        try:
+            while (delta := self._wait(following())) is not None:
+                yield delta
+        finally:
+            self._wait(deltas.aclose())
+
+    @property
+    def stats(self) -> Stats:
+        """The engine's gauges and counters after its latest step."""
+        return self._client.stats
+
+    def close(self) -> None:
+        """Free the model. No call follows."""
+        self._wait(self._client.close())
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+    def __enter__(self) -> "LLM":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def _run(
+        self,
+        texts: Sequence[str | None],
+        ids: Sequence[list[int]],
+        params: Sequence[SamplingParams],
+        progress: bool,
+    ) -> list[RequestOutput]:
+        async def all_of_them() -> list[RequestOutput]:
+            with Progress(disable=not progress, transient=True) as bar:
+                task = bar.add_task("generating", total=len(ids))
+
+                async def one(text: str | None, prompt: list[int], p: SamplingParams) -> RequestOutput:
+                    output = await self._collect(text, prompt, p)
+                    bar.advance(task)
+                    return output
+
+                jobs = [asyncio.ensure_future(one(*job)) for job in zip(texts, ids, params, strict=True)]
+                try:
+                    return await asyncio.gather(*jobs)
+                finally:
+                    # One bad prompt ends the call; what the others hold must not outlive it.
+                    for job in jobs:
+                        job.cancel()
+                    await asyncio.gather(*jobs, return_exceptions=True)
+
+        return self._wait(all_of_them())
+
+    async def _collect(
+        self, text: str | None, prompt: list[int], params: SamplingParams
+    ) -> RequestOutput:
+        outputs = [CompletionOutput(index) for index in range(params.n)]
+        for output in outputs:
+            if params.logprobs is not None:
+                output.logprobs, output.cumulative_logprob = [], 0.0
+        result = RequestOutput(text, prompt, outputs)
+        async for delta in self._engine.stream(prompt, params):
+            output = outputs[delta.choice]
+            output.text += delta.text
+            output.token_ids += delta.tokens
+            for report in delta.logprobs:
+                assert output.logprobs is not None and output.cumulative_logprob is not None
+                output.logprobs.append(self._logprobs(report))
+                output.cumulative_logprob += report.logprob
+            if delta.prompt_logprobs is not None:
+                result.prompt_logprobs = [r and self._logprobs(r) for r in delta.prompt_logprobs]
+            result.num_cached_tokens = max(result.num_cached_tokens, delta.cached_tokens)
+            if delta.finish_reason is not None:
+                output.finish_reason, output.stop_reason = delta.finish_reason, delta.stop_reason
+        return result
+
+    def _logprobs(self, report: TokenReport) -> Logprobs:
+        ranked = {
+            token: (logprob, rank) for rank, (token, logprob) in enumerate(report.top, start=1)
+        }
+        ranked[report.token] = (report.logprob, report.rank)
+        return {
+            token: Logprob(logprob, rank, self._text(token))
+            for token, (logprob, rank) in ranked.items()
+        }
+
+    def _text(self, token: int) -> str:
+        return self.tokenizer.token_text(token) if token < self.tokenizer.size else ""
+
+    def _render(self, messages: Messages, chat_template: str | None, **options: Any) -> str:
+        source = chat_template or self._template
+        if source is None:
+            raise ValueError("the model has no chat template; give one as chat_template")
+        return ChatTemplate(source, *self._special_texts()).render(messages, **options)
+
+    def _special_texts(self) -> tuple[str, str]:
+        ends = (self.tokenizer.bos, self.tokenizer.eos)
+        bos, eos = ("" if id is None else self._text(id) for id in ends)
+        return bos, eos
+
+    def _wait(self, work: Coroutine[Any, Any, T]) -> T:
+        future = asyncio.run_coroutine_threadsafe(work, self._loop)
+        try:
+            return future.result()
+        except BaseException:
+            future.cancel()
+            raise
+
+
+def _is_one(prompts: Prompt | Sequence[Prompt]) -> bool:
+    return isinstance(prompts, str) or (len(prompts) > 0 and isinstance(prompts[0], int))
+
+
+def _each(
+    params: SamplingParams | Sequence[SamplingParams] | None, count: int
+) -> list[SamplingParams]:
+    given = params or SamplingParams()
+    each = [given] * count if isinstance(given, SamplingParams) else list(given)
+    if len(each) != count:
+        raise ValueError(f"{len(each)} sampling_params for {count} prompts")
+    return each
+
+
+def _configs(model: str, options: dict[str, Any]) -> tuple[RunnerConfig, SchedulerConfig]:
+    parts: list[Any] = []
+    known: set[str] = {"model"}
+    for part in (RunnerConfig, SchedulerConfig):
+        names = {f.name for f in fields(part)} - {"model"}
+        known |= names
+        given = {name: value for name, value in options.items() if name in names}
+        parts.append(part(**given, **({"model": model} if part is RunnerConfig else {})))
+    unknown = sorted(set(options) - known)
+    if unknown:
+        raise ValueError(
+            f"unknown options: {', '.join(unknown)}; there are: {', '.join(sorted(known))}"
+        )
+    return parts[0], parts[1]

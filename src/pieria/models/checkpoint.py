@@ -1,0 +1,174 @@
+"""A model on disk, however it is stored: config, tokenizer, chat template, tensors. Torch-free to open.
+
+Knows file names and formats. Does not know what a config means or where a tensor belongs.
+Nothing in a checkpoint is run: pickled weights and a repository's own Python code are refused or ignored.
+"""
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+from pieria.models import safetensors_file
+from pieria.models.gguf import GgufFile, read_gguf
+from pieria.models.gguf_config import hf_config
+from pieria.models.json_file import read_bounded, read_json
+from pieria.models.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+
+
+class TensorFile(Protocol):
+    """Tensors by name, read piece by piece."""
+
+    def names(self) -> list[str]:
+        """All of them, as the file calls them."""
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Row-major, as a torch tensor would have it. ValueError for an unknown name."""
+
+    def read_into(self, name: str, out: "Tensor", dim: int = 0, first: int = 0) -> None:
+        """Copy rows [first, first + out.shape[dim]) of dimension `dim` into `out`, in its dtype.
+
+        Extra memory stays a few MiB, however large the tensor.
+        """
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """config: the parsed config.json, or what it would be. notes: what a user should know of it."""
+
+    path: Path
+    format: Literal["safetensors", "gguf"]
+    config: dict[str, Any]
+    generation_config: dict[str, Any]
+    chat_template: str | None
+    notes: tuple[str, ...] = ()
+    gguf: GgufFile | None = field(default=None, repr=False)
+
+    def tokenizer(self) -> Tokenizer:
+        """Loaded once. ValueError if there is none, or one of an unsupported kind."""
+        return self._tokenizer
+
+    def tensors(self) -> TensorFile:
+        """Imports torch. ValueError if a file is missing or damaged."""
+        from pieria.models.tensor_reader import TensorReader
+
+        if self.gguf is not None:
+            return TensorReader(self.gguf.tensors)
+        files = safetensors_file.shards(self.path)
+        return TensorReader(safetensors_file.read_shards(files))
+
+    @property
+    def stop_ids(self) -> frozenset[int]:
+        """The tokens that end a generation: what config, generation config and tokenizer say."""
+        found: set[int] = set()
+        for source in (self.config, self.generation_config):
+            ids = source.get("eos_token_id")
+            found.update(i for i in (ids if isinstance(ids, list) else [ids]) if type(i) is int)
+        if self.gguf is not None:
+            kinds = ("eos", "eot", "eom")
+            ids = [self.gguf.metadata.get(f"tokenizer.ggml.{kind}_token_id") for kind in kinds]
+            found.update(i for i in ids if type(i) is int)
+        if self.tokenizer().eos is not None:
+            found.add(self.tokenizer().eos)
+        return frozenset(found)
+
+    @cached_property
+    def _tokenizer(self) -> Tokenizer:
+        if self.gguf is not None:
+            return Tokenizer.from_gguf(self.gguf.metadata, str(self.path))
+        file = self.path / "tokenizer.json"
+        if not file.is_file():
+            raise ValueError(
+                f"{self.path}: tokenizer.json is missing; other kinds are not supported"
+            )
+        return Tokenizer.from_json(file, _optional(self.path / "tokenizer_config.json"))
+
+
+def open_checkpoint(path: Path) -> Checkpoint:
+    """A directory with config.json and safetensors, a .gguf file, or a directory with just one.
+
+    ValueError, saying what is wrong and what would be right, for anything else.
+    """
+    if path.is_file():
+        if path.suffix != ".gguf":
+            raise ValueError(
+                f"{path}: not a checkpoint; give a .gguf file or a directory with config.json"
+            )
+        return _open_gguf(path)
+    if not path.is_dir():
+        raise ValueError(f"{path}: there is no such file or directory")
+    if (path / "config.json").is_file():
+        return _open_directory(path)
+    files = sorted(path.glob("*.gguf"))
+    if len(files) == 1:
+        return _open_gguf(files[0])
+    if files:
+        names = ", ".join(file.name for file in files)
+        raise ValueError(f"{path}: holds several GGUF files; give one of them: {names}")
+    raise ValueError(f"{path}: there is neither a config.json nor a .gguf file")
+
+
+def _open_directory(path: Path) -> Checkpoint:
+    try:
+        safetensors_file.shards(path)
+    except ValueError as error:
+        pickled = sorted(f.name for f in path.iterdir() if f.suffix in PICKLED)
+        if not pickled or any(path.glob("*.safetensors*")):
+            raise
+        raise ValueError(
+            f"{path}: the weights are only there as {pickled[0]}, a pickle, and loading one runs code"
+            " that is in it; convert them to safetensors first"
+        ) from error
+    config = read_json(path / "config.json")
+    notes = []
+    if "auto_map" in config:
+        notes.append(
+            "auto_map in config.json is ignored: code of a model's repository is never run"
+        )
+    return Checkpoint(
+        path,
+        "safetensors",
+        config,
+        _optional(path / "generation_config.json"),
+        _chat_template(path),
+        tuple(notes),
+    )
+
+
+def _open_gguf(path: Path) -> Checkpoint:
+    file = read_gguf(path)
+    parts = file.metadata.get("split.count", 1)
+    if parts != 1:
+        raise ValueError(
+            f"{path}: one of {parts} parts; merge them first with `llama-gguf-split --merge`"
+        )
+    template = file.metadata.get("tokenizer.chat_template")
+    if template is not None and not isinstance(template, str):
+        raise ValueError(f"{path}: tokenizer.chat_template is not a string")
+    return Checkpoint(path, "gguf", hf_config(file), {}, template, gguf=file)
+
+
+def _chat_template(path: Path) -> str | None:
+    """chat_template.jinja, else "chat_template" of tokenizer_config.json, the default of several."""
+    file = path / "chat_template.jinja"
+    if file.is_file():
+        return read_bounded(file).decode("utf-8")
+    config = path / "tokenizer_config.json"
+    template = _optional(config).get("chat_template")
+    if isinstance(template, list):
+        default = [t for t in template if isinstance(t, dict) and t.get("name") == "default"]
+        if not default:
+            raise ValueError(f"{config}: none of the {len(template)} chat templates is the default")
+        template = default[0].get("template")
+    if template is not None and not isinstance(template, str):
+        raise ValueError(f"{config}: chat_template is {type(template).__name__}, not a string")
+    return template
+
+
+def _optional(path: Path) -> dict[str, Any]:
+    return read_json(path) if path.is_file() else {}

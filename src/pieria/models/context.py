@@ -1,0 +1,53 @@
+"""What a forward pass needs beyond tokens and weights: positions, and where keys and values are.
+
+`Context` is the contract; `Packed` is the one for whole sequences without a cache (training, golden logits).
+The paged one is the engine's.
+"""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from pieria import ops
+from pieria.models.config import AttentionConfig
+
+
+class Context(Protocol):
+    """One batch of packed tokens (T in all), possibly of many requests."""
+
+    @property
+    def positions_T(self) -> Tensor:
+        """int64, each token's place in its own sequence."""
+
+    def attend(
+        self, layer: int, q_THK: Tensor, k_TGK: Tensor, v_TGK: Tensor, config: AttentionConfig
+    ) -> Tensor:
+        """Remember k and v, then attend causally; returns [T, H, K]."""
+
+
+@dataclass(frozen=True)
+class Packed:
+    """Whole sequences side by side; nothing is remembered between calls. lengths: tokens of each sequence."""
+
+    positions_T: Tensor
+    lengths: tuple[int, ...]
+
+    @staticmethod
+    def of(lengths: tuple[int, ...], device: torch.device | str = "cpu") -> "Packed":
+        positions = torch.cat([torch.arange(n, device=device) for n in lengths])
+        return Packed(positions, lengths)
+
+    def attend(
+        self, layer: int, q_THK: Tensor, k_TGK: Tensor, v_TGK: Tensor, config: AttentionConfig
+    ) -> Tensor:
+        return ops.attention(
+            q_THK,
+            k_TGK,
+            v_TGK,
+            self.lengths,
+            scale=config.scale,
+            window=config.window,
+            soft_cap=config.soft_cap,
+        )

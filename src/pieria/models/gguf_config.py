@@ -1,0 +1,77 @@
+"""What a GGUF file's metadata says about its model, in the words of a Hugging Face config.json.
+
+Knows the architectures by name; the families' own `from_hf` knows the rest. Torch-free.
+Source of the keys: docs/gguf.md of ggml and gguf-py's constants.py.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from pieria.models.gguf import GgufFile, read_floats
+from pieria.models.keys import Keys
+
+ARCHITECTURES: Mapping[str, tuple[str, str]] = {
+    "llama": ("LlamaForCausalLM", "llama"),
+    "qwen2": ("Qwen2ForCausalLM", "qwen2"),
+}
+"""general.architecture -> (architecture, model_type) of config.json."""
+
+ROPE_FACTORS = "rope_freqs.weight"
+
+
+def hf_config(file: GgufFile) -> dict[str, Any]:
+    """The config.json the model would have. ValueError for what is missing or not supported."""
+    top = Keys(file.metadata, str(file.path))
+    architecture, model_type = top.choice("general.architecture", ARCHITECTURES)
+    arch = file.metadata["general.architecture"]
+    keys = Keys(_under(file.metadata, f"{arch}."), f"{file.path}: {arch}")
+    keys.refuse("expert_count", "mixtures of experts are not supported yet", (None, 0))
+    hidden, heads = keys.integer("embedding_length"), keys.integer("attention.head_count")
+    rotary = keys.integer("rope.dimension_count", max(hidden // heads, 1))
+    head_dim = keys.integer("attention.key_length", rotary)
+    tokens = file.metadata.get("tokenizer.ggml.tokens")
+    if not isinstance(tokens, list):
+        raise ValueError(f"{file.path}: there is no vocabulary (tokenizer.ggml.tokens)")
+    return {
+        "architectures": [architecture],
+        "model_type": model_type,
+        "hidden_size": hidden,
+        "num_hidden_layers": keys.integer("block_count"),
+        "num_attention_heads": heads,
+        "num_key_value_heads": keys.integer("attention.head_count_kv", heads),
+        "head_dim": head_dim,
+        "partial_rotary_factor": rotary / head_dim,
+        "intermediate_size": keys.integer("feed_forward_length"),
+        "max_position_embeddings": keys.integer("context_length"),
+        "rms_norm_eps": keys.number("attention.layer_norm_rms_epsilon"),
+        "rope_theta": keys.number("rope.freq_base", 10000.0),
+        "rope_scaling": _rope_scaling(file, keys),
+        "vocab_size": len(tokens),
+        "tie_word_embeddings": "output.weight" not in file.tensors,
+        "hidden_act": "silu",
+        "attention_bias": "blk.0.attn_q.bias" in file.tensors,
+        "bos_token_id": file.metadata.get("tokenizer.ggml.bos_token_id"),
+        "eos_token_id": file.metadata.get("tokenizer.ggml.eos_token_id"),
+    }
+
+
+def _rope_scaling(file: GgufFile, keys: Keys) -> dict[str, Any] | None:
+    scaling: dict[str, Any] | None = None
+    kind = keys.values.get("rope.scaling.type", "none")
+    if kind != "none":
+        scaling = {"rope_type": kind, "factor": keys.number("rope.scaling.factor", 1.0)}
+    elif keys.has("rope.scale_linear"):  # what older files have
+        scaling = {"rope_type": "linear", "factor": keys.number("rope.scale_linear")}
+    factors = file.tensors.get(ROPE_FACTORS)
+    if factors is None:
+        return scaling
+    if scaling is not None or factors.format.name != "F32" or len(factors.shape) != 1:
+        raise ValueError(
+            f"{file.path}: {ROPE_FACTORS} must be one row of F32 and come without other scaling;"
+            f" it is {factors.format.name} of shape {factors.shape}, the scaling is {scaling}"
+        )
+    return {"rope_type": "factors", "factors": read_floats(factors)}
+
+
+def _under(metadata: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+    return {key[len(prefix) :]: v for key, v in metadata.items() if key.startswith(prefix)}

@@ -1,0 +1,98 @@
+"""Typed access to a model's config.json, with errors that name file, key and value."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from pieria.models.config import Rope
+
+
+class Keys:
+    """The keys of one config. Every getter raises ValueError where the value is missing or of a wrong kind."""
+
+    def __init__(self, values: Mapping[str, Any], source: str) -> None:
+        self.values = values
+        self.source = source
+
+    def has(self, key: str) -> bool:
+        """Whether the key is there and not null."""
+        return self.values.get(key) is not None
+
+    def integer(self, key: str, default: int | None = None) -> int:
+        value = self._get(key, default)
+        if isinstance(value, bool) or not isinstance(value, int) or not 0 < value < 2**40:
+            raise ValueError(f"{self.source}: {key}={value!r} must be a positive integer")
+        return value
+
+    def number(self, key: str, default: float | None = None) -> float:
+        value = self._get(key, default)
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1e30:
+            raise ValueError(f"{self.source}: {key}={value!r} must be a positive number")
+        return float(value)
+
+    def flag(self, key: str, default: bool | None = None) -> bool:
+        value = self._get(key, default)
+        if not isinstance(value, bool):
+            raise ValueError(f"{self.source}: {key}={value!r} must be true or false")
+        return value
+
+    def choice(self, key: str, allowed: Mapping[str, Any], default: str | None = None) -> Any:
+        """What `allowed` maps the value to."""
+        value = self._get(key, default)
+        if value not in allowed:
+            known = ", ".join(allowed)
+            raise ValueError(f"{self.source}: {key}={value!r} is not supported; there are: {known}")
+        return allowed[value]
+
+    def part(self, key: str) -> "Keys":
+        """The keys of a nested object."""
+        value = self._get(key, None)
+        if not isinstance(value, Mapping):
+            raise ValueError(f"{self.source}: {key}={value!r} must be an object")
+        return Keys(value, f"{self.source}: {key}")
+
+    def refuse(self, key: str, why: str, harmless: tuple[Any, ...] = (None, False)) -> None:
+        """ValueError if the key asks for something that is not there."""
+        value = self.values.get(key)
+        if value not in harmless:
+            raise ValueError(f"{self.source}: {key}={value!r}: {why}")
+
+    def rope(self, dim: int, default_theta: float = 10000.0) -> Rope:
+        """From `rope_theta` and `rope_scaling`, or from `rope_parameters`, which newer files have instead."""
+        if self.has("rope_parameters"):
+            scaling = self.part("rope_parameters")
+            theta = scaling.number("rope_theta", default_theta)
+        else:
+            theta = self.number("rope_theta", default_theta)
+            scaling = self.part("rope_scaling") if self.has("rope_scaling") else Keys({}, self.source)
+        kind = scaling.values.get("rope_type", scaling.values.get("type", "default"))
+        if kind == "default":
+            return Rope(theta, dim)
+        if kind == "linear":
+            return Rope(theta, dim, "linear", scaling.number("factor"))
+        if kind == "llama3":
+            return Rope(
+                theta,
+                dim,
+                "llama3",
+                scaling.number("factor"),
+                scaling.number("low_freq_factor"),
+                scaling.number("high_freq_factor"),
+                scaling.integer("original_max_position_embeddings"),
+            )
+        if kind == "factors":
+            factors = tuple(float(f) for f in scaling.values["factors"])
+            if len(factors) != dim // 2 or not all(f > 0 for f in factors):
+                raise ValueError(f"{scaling.source}: {dim // 2} positive rope factors are needed")
+            return Rope(theta, dim, factors=factors)
+        raise ValueError(
+            f"{scaling.source}: rope_type={kind!r} is not supported;"
+            " there are: default, linear, llama3"
+        )
+
+    def _get(self, key: str, default: Any) -> Any:
+        value = self.values.get(key)
+        if value is None:
+            value = default
+        if value is None:
+            raise ValueError(f"{self.source}: {key} is missing")
+        return value

@@ -1,0 +1,92 @@
+"""Llama 2 and 3 (arXiv:2307.09288, arXiv:2407.21783) and what shares their form, such as SmolLM2."""
+
+from pieria.models.config import (
+    AttentionConfig,
+    LayerConfig,
+    MlpConfig,
+    ModelConfig,
+    NormConfig,
+)
+from pieria.models.keys import Keys
+
+ACTIVATIONS = {
+    "silu": "silu",
+    "swish": "silu",
+    "gelu": "gelu",
+    "gelu_pytorch_tanh": "gelu_tanh",
+    "gelu_new": "gelu_tanh",
+}
+
+NAMES = {
+    "embed": "model.embed_tokens",
+    "layers.{}.attention_norm": "model.layers.{}.input_layernorm",
+    "layers.{}.attention.q": "model.layers.{}.self_attn.q_proj",
+    "layers.{}.attention.k": "model.layers.{}.self_attn.k_proj",
+    "layers.{}.attention.v": "model.layers.{}.self_attn.v_proj",
+    "layers.{}.attention.o": "model.layers.{}.self_attn.o_proj",
+    "layers.{}.mlp_norm": "model.layers.{}.post_attention_layernorm",
+    "layers.{}.mlp.gate": "model.layers.{}.mlp.gate_proj",
+    "layers.{}.mlp.up": "model.layers.{}.mlp.up_proj",
+    "layers.{}.mlp.down": "model.layers.{}.mlp.down_proj",
+    "norm": "model.norm",
+    "head": "lm_head",
+}
+"""Module here -> module in the published files, of this family and those that copied its names."""
+
+GGUF_INTERLEAVED = ("attention.q", "attention.k")
+"""GGUF files of this family keep the rows of these in interleaved rotary order."""
+
+
+def from_hf(keys: Keys) -> ModelConfig:
+    bias = keys.flag("attention_bias", False)
+    return uniform(keys, "llama", qkv_bias=bias, out_bias=bias, mlp_bias=keys.flag("mlp_bias", False))
+
+
+def uniform(
+    keys: Keys,
+    family: str,
+    *,
+    qkv_bias: bool,
+    out_bias: bool = False,
+    mlp_bias: bool = False,
+    eps_outside: bool = False,
+    windows: tuple[int | None, ...] | None = None,
+) -> ModelConfig:
+    """A model whose layers are alike but for their windows (one a layer; None: none has any)."""
+    keys.refuse("quantization_config", "quantized checkpoints are not supported yet")
+    hidden, heads = keys.integer("hidden_size"), keys.integer("num_attention_heads")
+    head_dim = keys.integer("head_dim", max(hidden // heads, 1))
+    norm = NormConfig(keys.number("rms_norm_eps"), eps_outside)
+    mlp = MlpConfig(
+        keys.integer("intermediate_size"),
+        keys.choice("hidden_act", ACTIVATIONS, "silu"),
+        mlp_bias,
+    )
+    rope = keys.rope(int(head_dim * keys.number("partial_rotary_factor", 1.0)))
+    count = keys.integer("num_hidden_layers")
+    layers = tuple(
+        LayerConfig(
+            AttentionConfig(
+                heads,
+                keys.integer("num_key_value_heads", heads),
+                head_dim,
+                rope,
+                scale=head_dim**-0.5,
+                qkv_bias=qkv_bias,
+                out_bias=out_bias,
+                window=window,
+            ),
+            mlp,
+            norm,
+        )
+        for window in (windows or (None,) * count)
+    )
+    return ModelConfig(
+        family=family,
+        hidden=hidden,
+        vocabulary=keys.integer("vocab_size"),
+        context=keys.integer("max_position_embeddings"),
+        layers=layers,
+        norm=norm,
+        tied=keys.flag("tie_word_embeddings", False),
+    )

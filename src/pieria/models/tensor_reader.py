@@ -1,0 +1,144 @@
+"""Numbers from weight files into tensors, a block at a time. Knows number formats, no file formats.
+
+However large a tensor, it takes one block of at most `BLOCK_BYTES` and what decoding that takes.
+Bytes are read, not mapped, so that a file's pages never count as the process's own.
+"""
+
+from collections.abc import Callable, Mapping
+from io import FileIO
+from math import prod
+
+import torch
+from torch import Tensor
+
+from pieria.models import gguf_tensors
+from pieria.models.stored_tensor import StoredTensor
+
+BLOCK_BYTES = 512 << 10
+
+
+def _plain(dtype: torch.dtype) -> Callable[[Tensor], Tensor]:
+    return lambda blocks_NB: blocks_NB.view(dtype)
+
+
+DECODERS: Mapping[str, Callable[[Tensor], Tensor]] = {
+    "F64": _plain(torch.float64),
+    "F32": _plain(torch.float32),
+    "F16": _plain(torch.float16),
+    "BF16": _plain(torch.bfloat16),
+    "F8_E4M3": _plain(torch.float8_e4m3fn),
+    "F8_E5M2": _plain(torch.float8_e5m2),
+    "Q8_0": gguf_tensors.q8_0,
+    "Q4_0": gguf_tensors.q4_0,
+    "Q4_1": gguf_tensors.q4_1,
+}
+"""NumberFormat.name -> uint8 [blocks, bytes of a block] to numbers [blocks, elements of a block]."""
+
+
+class TensorReader:
+    """Tensors by name, of one or several files; a `TensorFile`."""
+
+    def __init__(self, tensors: Mapping[str, StoredTensor]) -> None:
+        self._tensors = tensors
+
+    def names(self) -> list[str]:
+        return list(self._tensors)
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        return self._stored(name).shape
+
+    def read_into(self, name: str, out: Tensor, dim: int = 0, first: int = 0) -> None:
+        """Copy rows [first, first + out.shape[dim]) of dimension `dim`, in out's dtype and device.
+
+        In the other dimensions out is as long as what is stored. ValueError for an unknown name, a
+        format without a decoder, or an `out` that does not fit; OSError if the file became shorter.
+        """
+        stored = self._stored(name)
+        if stored.format.name not in DECODERS:
+            raise ValueError(
+                f"{stored.path}: tensor {name!r} holds {stored.format.name} numbers;"
+                f" supported are: {', '.join(DECODERS)}"
+            )
+        shape = stored.shape or (1,)
+        rows = out if stored.shape else out.reshape(1)
+        whole = 0 <= dim < rows.ndim and rows.shape == (
+            *shape[:dim],
+            rows.shape[dim],
+            *shape[dim + 1 :],
+        )
+        if not whole or not 0 <= first <= shape[dim] - rows.shape[dim]:
+            raise ValueError(
+                f"{stored.path}: tensor {name!r} of shape {stored.shape} has no"
+                f" {tuple(out.shape)} from row {first} of dimension {dim} on"
+            )
+        with stored.path.open("rb", buffering=0) as file, torch.no_grad():
+            _Copy(file, stored).copy(stored.offset, shape, rows, dim, first)
+
+    def _stored(self, name: str) -> StoredTensor:
+        if name not in self._tensors:
+            raise ValueError(f"there is no tensor {name!r} among the {len(self._tensors)} stored")
+        return self._tensors[name]
+
+
+class _Copy:
+    """One open file and one buffer."""
+
+    def __init__(self, file: FileIO, stored: StoredTensor) -> None:
+        self.file, self.path, self.numbers = file, stored.path, stored.format
+        self.limit = BLOCK_BYTES // self.numbers.block_bytes
+        self.buffer_NB = torch.empty(self.limit, self.numbers.block_bytes, dtype=torch.uint8)
+        self.view: memoryview = self.buffer_NB.numpy().data.cast("B")
+
+    def copy(self, offset: int, shape: tuple[int, ...], out: Tensor, dim: int, first: int) -> None:
+        """As `read_into`, of a tensor of this shape whose bytes begin at `offset`."""
+        if len(shape) == 1:
+            self.matrix(offset, shape[0], out.unsqueeze(0), first)
+        elif len(shape) == 2 and dim == 1:
+            self.matrix(offset, shape[1], out, first)
+        elif len(shape) == 2:
+            self.matrix(offset + first * self.bytes_of(shape[1]), shape[1], out, 0)
+        else:
+            for i, part in enumerate(out):
+                at = offset + (i + (first if dim == 0 else 0)) * self.bytes_of(prod(shape[1:]))
+                below = (0, 0) if dim == 0 else (dim - 1, first)
+                self.copy(at, shape[1:], part, *below)
+
+    def matrix(self, offset: int, width: int, out_RC: Tensor, first: int) -> None:
+        """Columns [first, first + C) of R rows that are `width` elements long in the file.
+
+        A row's part is widened to whole blocks; short rows are gathered and long ones split, so
+        that about `limit` blocks are decoded at a time.
+        """
+        numbers = self.numbers
+        rows, columns = out_RC.shape
+        last_block = -(-(first + columns) // numbers.block)
+        for begin in range(first // numbers.block, last_block, self.limit):
+            blocks = min(self.limit, last_block - begin)
+            low = max(first, begin * numbers.block)
+            high = min(first + columns, (begin + blocks) * numbers.block)
+            gathered = self.limit // blocks
+            for row in range(0, rows, gathered):
+                count = min(gathered, rows - row)
+                at = offset + row * self.bytes_of(width) + begin * numbers.block_bytes
+                self.fill(at, count, blocks, self.bytes_of(width))
+                decoded = DECODERS[numbers.name](self.buffer_NB[: count * blocks])
+                wide = decoded.reshape(count, blocks * numbers.block)
+                part = wide[:, low - begin * numbers.block : high - begin * numbers.block]
+                out_RC[row : row + count, low - first : high - first].copy_(part)
+
+    def fill(self, at: int, rows: int, blocks: int, row_bytes: int) -> None:
+        """Read `blocks` blocks of each of `rows` rows into the buffer, the first's from byte `at`."""
+        length = blocks * self.numbers.block_bytes
+        if length == row_bytes:
+            rows, length = 1, rows * length
+        for row in range(rows):
+            self.file.seek(at + row * row_bytes)
+            part = self.view[row * length : (row + 1) * length]
+            while part:
+                read = self.file.readinto(part)
+                if not read:
+                    raise OSError(f"{self.path}: the file has become shorter than its header says")
+                part = part[read:]
+
+    def bytes_of(self, elements: int) -> int:
+        return elements // self.numbers.block * self.numbers.block_bytes

@@ -1,0 +1,311 @@
+"""Text to token ids and back, on the `tokenizers` library. Torch-free.
+
+Knows vocabularies and bytes. Does not know chat templates, or which ids end a generation.
+
+Ids become text through bytes: every token stands for some, an output is their concatenation, and
+its text is what they are as UTF-8. So streaming is exact: text given out never changes.
+"""
+
+import codecs
+import json
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import tokenizers
+from tokenizers import AddedToken, Regex, models, normalizers, pre_tokenizers
+
+from pieria.models.json_file import read_bounded
+
+
+@dataclass(frozen=True)
+class PreTokenizer:
+    """How text is cut before merging: by each of the patterns in turn, matches and gaps both kept.
+
+    whole_words: a piece that is a token as it stands is not merged at all. add_bos: unless the file
+    says otherwise. nfc: text is brought into that normal form first.
+    """
+
+    patterns: tuple[str, ...]
+    whole_words: bool = False
+    add_bos: bool = False
+    nfc: bool = False
+
+
+GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)"
+LLAMA3 = (
+    r"(?:'[sS]|'[tT]|'[rR][eE]|'[vV][eE]|'[mM]|'[lL][lL]|'[dD])|[^\r\n\p{L}\p{N}]?\p{L}+"
+    r"|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+QWEN2 = LLAMA3.replace(r"\p{N}{1,3}", r"\p{N}")
+
+PRE_TOKENIZERS: Mapping[str, PreTokenizer] = {
+    "default": PreTokenizer((r"[\p{P}\$\+<=>\^~\|]+", GPT2, r"\p{N}+", "[0-9][0-9][0-9]")),
+    "gpt-2": PreTokenizer((GPT2,)),
+    "smollm": PreTokenizer((r"\p{N}", GPT2)),
+    "starcoder": PreTokenizer((r"\p{N}", GPT2)),
+    "refact": PreTokenizer((r"\p{N}", GPT2)),
+    "command-r": PreTokenizer((r"\p{N}", GPT2)),
+    "llama-bpe": PreTokenizer((LLAMA3,), whole_words=True, add_bos=True),
+    "qwen2": PreTokenizer((QWEN2,), nfc=True),
+    "deepseek-r1-qwen": PreTokenizer((QWEN2,), nfc=True),
+}
+"""tokenizer.ggml.pre -> what it stands for. Source: llama-vocab.cpp of llama.cpp; nfc: Qwen2's own
+tokenizer.json, which llama.cpp leaves out."""
+
+CONTROL, USER_DEFINED = 3, 4
+"""tokenizer.ggml.token_type of tokens found in text as they stand; control tokens are special."""
+
+
+class Tokenizer:
+    """Immutable, so that threads may share it. `from_json` and `from_gguf` make one."""
+
+    def __init__(
+        self,
+        backend: tokenizers.Tokenizer,
+        *,
+        bos: int | None,
+        eos: int | None,
+        add_bos: bool = False,
+        add_eos: bool = False,
+    ) -> None:
+        """add_bos, add_eos: besides what the backend adds. size: one more than the largest id.
+
+        ValueError for a vocabulary that spells bytes in a way that is not known.
+        """
+        self._backend = backend
+        self.bos = bos
+        self.eos = eos
+        self._prefix = [bos] if add_bos and bos is not None else []
+        self._suffix = [eos] if add_eos and eos is not None else []
+        added = backend.get_added_tokens_decoder()
+        self.special_ids = frozenset(id for id, token in added.items() if token.special)
+        vocabulary = backend.get_vocab(with_added_tokens=True)
+        self.size = max(vocabulary.values(), default=-1) + 1
+        for id in (bos, eos):
+            if id is not None and (type(id) is not int or not 0 <= id < self.size):
+                raise ValueError(f"special token id {id!r} must be from 0 to {self.size - 1}")
+        spelling = _spelling(backend)
+        self._bytes = [b""] * self.size
+        for text, id in vocabulary.items():
+            self._bytes[id] = spelling.bytes_of(text, id in added)
+        self._strip_first_space = spelling.strip_first_space
+
+    @staticmethod
+    def from_json(path: Path, config: Mapping[str, Any]) -> "Tokenizer":
+        """From tokenizer.json; config: tokenizer_config.json. ValueError if it cannot be used."""
+        try:
+            backend = tokenizers.Tokenizer.from_buffer(read_bounded(path))
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from None
+        backend.no_truncation()
+        backend.no_padding()
+        if "add_bos_token" in config or "add_eos_token" in config:
+            backend.post_processor = None  # the config's word counts
+        try:
+            return Tokenizer(
+                backend,
+                bos=_id_of(backend, config, "bos_token"),
+                eos=_id_of(backend, config, "eos_token"),
+                add_bos=config.get("add_bos_token") is True,
+                add_eos=config.get("add_eos_token") is True,
+            )
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from None
+
+    @staticmethod
+    def from_gguf(metadata: Mapping[str, Any], source: str) -> "Tokenizer":
+        """From the tokenizer.ggml.* keys of a byte-level BPE ("gpt2"). source: for errors."""
+        keys = {k: metadata.get(f"tokenizer.ggml.{k}") for k in GGUF_KEYS}
+        if keys["model"] != "gpt2":
+            raise ValueError(
+                f"{source}: tokenizer.ggml.model={keys['model']!r} is not supported;"
+                " there is: gpt2 (byte-level BPE)"
+            )
+        name = keys["pre"] or "default"
+        if name not in PRE_TOKENIZERS:
+            raise ValueError(
+                f"{source}: tokenizer.ggml.pre={name!r} is not supported;"
+                f" there are: {', '.join(PRE_TOKENIZERS)}"
+            )
+        pre = PRE_TOKENIZERS[name]
+        add_bos = keys["add_bos_token"]
+        try:
+            return Tokenizer(
+                _byte_level_bpe(keys["tokens"], keys["merges"], keys["token_type"], pre),
+                bos=keys["bos_token_id"],
+                eos=keys["eos_token_id"],
+                add_bos=pre.add_bos if add_bos is None else add_bos is True,
+                add_eos=keys["add_eos_token"] is True,
+            )
+        except ValueError as error:
+            raise ValueError(f"{source}: {error}") from None
+
+    def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
+        """Special tokens that occur in the text are found either way; the flag is for those around it.
+
+        ValueError for a lone surrogate.
+        """
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise ValueError(f"the text is not Unicode: {error}") from None
+        ids: list[int] = self._backend.encode(text, add_special_tokens=add_special_tokens).ids
+        return self._prefix + ids + self._suffix if add_special_tokens else ids
+
+    def decode(self, ids: Sequence[int], skip_special_tokens: bool = True) -> str:
+        """Bytes that are no UTF-8 become U+FFFD. ValueError for an id that is out of range."""
+        decoder = self.decoder(skip_special_tokens)
+        return decoder.push(ids) + decoder.flush()
+
+    def decoder(self, skip_special_tokens: bool = True) -> "Decoder":
+        """A new one for each output."""
+        return Decoder(self, skip_special_tokens, self._strip_first_space)
+
+    def token_bytes(self, id: int) -> bytes:
+        """What the token stands for; nothing for an id within the range that is not used."""
+        if not 0 <= id < self.size:
+            raise ValueError(f"token id {id} is out of range; there are {self.size}")
+        return self._bytes[id]
+
+    def token_text(self, id: int) -> str:
+        """`token_bytes` as text, with U+FFFD for half a character."""
+        return self.token_bytes(id).decode(errors="replace")
+
+
+class Decoder:
+    """One output's ids to text, as they come. What `push` and `flush` return adds up to `decode`."""
+
+    def __init__(self, tokenizer: Tokenizer, skip_special: bool, strip_first_space: bool) -> None:
+        self._tokenizer = tokenizer
+        self._skipped = tokenizer.special_ids if skip_special else frozenset[int]()
+        self._strip = strip_first_space
+        self._utf8 = codecs.getincrementaldecoder("utf-8")("replace")
+
+    def push(self, ids: Sequence[int]) -> str:
+        """The text that has become certain: half a character is kept back until the rest comes."""
+        known = self._tokenizer.token_bytes
+        return self._text(b"".join([known(id) for id in ids if id not in self._skipped]), False)
+
+    def flush(self) -> str:
+        """What is left at the end: U+FFFD if a character was never completed."""
+        return self._text(b"", True)
+
+    def _text(self, data: bytes, final: bool) -> str:
+        text = self._utf8.decode(data, final)
+        if self._strip and text:
+            self._strip = False
+            text = text.removeprefix(" ")
+        return text
+
+
+GGUF_KEYS = (
+    "model",
+    "pre",
+    "tokens",
+    "merges",
+    "token_type",
+    "bos_token_id",
+    "eos_token_id",
+    "add_bos_token",
+    "add_eos_token",
+)
+
+
+def _byte_level_bpe(
+    tokens: Any, merges: Any, types: Any, pre: PreTokenizer
+) -> tokenizers.Tokenizer:
+    """ValueError for a vocabulary that is not sound."""
+    if not isinstance(tokens, list) or not isinstance(merges, list):
+        raise ValueError("tokenizer.ggml.tokens and .merges must be there, as arrays of strings")
+    vocabulary = {token: id for id, token in enumerate(tokens)}
+    if len(vocabulary) < len(tokens):
+        twice = next(token for id, token in enumerate(tokens) if vocabulary[token] != id)
+        raise ValueError(f"tokenizer.ggml.tokens: {twice!r} occurs twice")
+    types = [1] * len(tokens) if types is None else list(types)
+    if len(types) != len(tokens):
+        raise ValueError(f"tokenizer.ggml.token_type has {len(types)} of {len(tokens)} entries")
+    pairs: list[Any] = [tuple(str(merge).split(" ")) for merge in merges]
+    wrong = next((merge for merge, pair in zip(merges, pairs, strict=True) if len(pair) != 2), None)
+    if wrong is not None:
+        raise ValueError(f"tokenizer.ggml.merges: {wrong!r} is not a pair")
+    try:
+        model = models.BPE(vocab=vocabulary, merges=pairs, ignore_merges=pre.whole_words)
+    except Exception as error:  # the library raises nothing more exact
+        raise ValueError(f"tokenizer.ggml.merges: {error}") from None
+    backend = tokenizers.Tokenizer(model)
+    if pre.nfc:
+        backend.normalizer = normalizers.NFC()
+    splits = [pre_tokenizers.Split(Regex(pattern), "isolated") for pattern in pre.patterns]
+    to_bytes = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    backend.pre_tokenizer = pre_tokenizers.Sequence([*splits, to_bytes])
+    backend.decoder = tokenizers.decoders.ByteLevel()
+    found = [
+        (t, kind) for t, kind in zip(tokens, types, strict=True) if kind in (CONTROL, USER_DEFINED)
+    ]
+    backend.add_tokens([AddedToken(t, special=k == CONTROL, normalized=False) for t, k in found])
+    return backend
+
+
+@dataclass(frozen=True)
+class _Spelling:
+    """How a vocabulary writes bytes. bytes_of: from a token's text, and whether it was added whole."""
+
+    bytes_of: Callable[[str, bool], bytes]
+    strip_first_space: bool = False
+
+
+def _spelling(backend: tokenizers.Tokenizer) -> _Spelling:
+    """By the backend's decoder: byte-level as in GPT-2, or SentencePiece's words with marks."""
+    state = json.loads(backend.decoder.__getstate__()) if backend.decoder else {"type": "none"}
+    steps = {step["type"]: step for step in state.get("decoders", [state])}
+    if steps.keys() == {"ByteLevel"}:
+        return _Spelling(_byte_level)
+    if steps.keys() == {"Metaspace"} and steps["Metaspace"]["replacement"] == MARK:
+        return _Spelling(_marked, steps["Metaspace"]["prepend_scheme"] != "never")
+    marks = {"pattern": {"String": MARK}, "content": " "}
+    if steps.keys() - {"Strip"} == {"Replace", "ByteFallback", "Fuse"} and (
+        marks.items() <= steps["Replace"].items()
+    ):
+        return _Spelling(_marked, "Strip" in steps)
+    raise ValueError(
+        f"the decoder ({', '.join(steps)}) is not supported;"
+        " there are: ByteLevel; Metaspace; Replace, ByteFallback, Fuse, Strip"
+    )
+
+
+def _alphabet() -> dict[str, int]:
+    """GPT-2's printable stand-ins for the 256 bytes (encoder.py, bytes_to_unicode)."""
+    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [byte for byte in range(256) if byte not in printable]
+    return {chr(b): b for b in printable} | {chr(256 + i): b for i, b in enumerate(others)}
+
+
+BYTE_OF = _alphabet()
+MARK = "\u2581"
+"""SentencePiece's stand-in for a space."""
+
+
+def _byte_level(text: str, added: bool) -> bytes:
+    if added or any(character not in BYTE_OF for character in text):
+        return text.encode()
+    return bytes(BYTE_OF[character] for character in text)
+
+
+def _marked(text: str, added: bool) -> bytes:
+    byte = re.fullmatch("<0x([0-9A-F]{2})>", text)
+    return bytes.fromhex(byte[1]) if byte else text.replace(MARK, " ").encode()
+
+
+def _id_of(backend: tokenizers.Tokenizer, config: Mapping[str, Any], name: str) -> int | None:
+    """The id of a token that tokenizer_config.json gives as text, or as an object with its text."""
+    value = config.get(name)
+    text = value.get("content") if isinstance(value, Mapping) else value
+    if text is None:
+        return None
+    id = backend.token_to_id(text) if isinstance(text, str) else None
+    if id is None:
+        raise ValueError(f"{name}={value!r} of tokenizer_config.json is not in the vocabulary")
+    return id

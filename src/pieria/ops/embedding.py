@@ -1,0 +1,57 @@
+"""Rows of a table by token, of the whole table or of one rank's part of it.
+
+T tokens, V rows held here, D features.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from pieria.ops.op import Backward, Case, Cost, Inputs, nbytes, op
+
+
+@op
+def embedding(tokens_T: Tensor, weight_VD: Tensor, first: int = 0) -> Tensor:
+    """x_TD = weight_VD[tokens_T - first]; zero where the token is outside of [first, first + V).
+
+    So a sum over the ranks of a vocabulary cut embeds by the whole table. tokens_T: int64.
+    """
+    row_T = tokens_T - first
+    outside_T = (row_T < 0) | (row_T >= weight_VD.shape[0])
+    x_TD = F.embedding(row_T.masked_fill(outside_T, 0), weight_VD)
+    return x_TD.masked_fill(outside_T.unsqueeze(-1), 0)
+
+
+@embedding.shapes
+def _(tokens_T: Tensor, weight_VD: Tensor, first: int = 0) -> Tensor:
+    return weight_VD.new_empty(*tokens_T.shape, weight_VD.shape[1])
+
+
+@embedding.cost
+def _(out: Tensor, tokens_T: Tensor, weight_VD: Tensor, first: int = 0) -> Cost:
+    return Cost(bytes=nbytes(tokens_T) + 2 * nbytes(out))
+
+
+@embedding.backward
+def _(out: Tensor, tokens_T: Tensor, weight_VD: Tensor, first: int = 0) -> Backward:
+    return Backward(
+        Cost(flops=out.numel(), bytes=nbytes(out, tokens_T, weight_VD)),
+        extra_bytes=nbytes(tokens_T) + tokens_T.numel(),  # the local rows and a mask
+    )
+
+
+@embedding.row
+def _(i: int, tokens_T: Tensor, *rest: Any) -> tuple[Any, ...]:
+    return tokens_T[i : i + 1], *rest
+
+
+@embedding.cases
+def _(make: Inputs) -> Iterator[Case]:
+    yield Case("one", (make.integers(0, 5, 1), make.normal(5, 4)))
+    yield Case("part", (make.integers(0, 64, 33), make.normal(16, 24), 32))
+    yield Case("nothing here", (make.integers(0, 8, 3), make.normal(8, 5), 100))
+    for tokens in (1, 32, 512):
+        arguments = (make.integers(0, 49152, tokens), make.normal(49152, 576))
+        yield Case(f"{tokens} of 49152x576", arguments, bench=True)

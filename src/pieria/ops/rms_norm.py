@@ -1,0 +1,69 @@
+"""Root mean square normalisation (Zhang and Sennrich 2019, arXiv:1910.07467).
+
+T tokens, D features; x may have any leading dimensions in place of T.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pieria.ops.op import Backward, Case, Cost, Inputs, nbytes, op, wide_bytes, widen
+
+
+@op
+def rms_norm(x: Tensor, weight: Tensor, eps: float, eps_outside: bool = False) -> Tensor:
+    """y_TD = x_TD / sqrt(mean_D(x^2) + eps) * weight_D.
+
+    Normalised in float32 or wider, scaled by the weight in x's dtype. With `eps_outside` the
+    denominator is sqrt(mean_D(x^2)) + eps.
+    """
+    wide = widen(x)
+    mean_square = wide.pow(2).mean(-1, keepdim=True)
+    scale = 1 / (mean_square.sqrt() + eps) if eps_outside else torch.rsqrt(mean_square + eps)
+    return (wide * scale).to(x.dtype) * weight
+
+
+@rms_norm.shapes
+def _(x: Tensor, weight: Tensor, eps: float, eps_outside: bool = False) -> Tensor:
+    return torch.empty_like(x)
+
+
+@rms_norm.cost
+def _(out: Tensor, x: Tensor, weight: Tensor, eps: float, eps_outside: bool = False) -> Cost:
+    return Cost(flops=4 * x.numel(), bytes=nbytes(x, weight, out))
+
+
+@rms_norm.backward
+def _(out: Tensor, x: Tensor, weight: Tensor, eps: float, eps_outside: bool = False) -> Backward:
+    wide = wide_bytes(x)
+    rows = x.numel() // x.shape[-1]
+    is_wide = x.element_size() == wide
+    return Backward(
+        Cost(flops=8 * x.numel(), bytes=2 * nbytes(x, weight) + nbytes(out)),
+        saved=(x, weight) if is_wide else (weight,),
+        # The normalised x, a scale per row (with eps outside: the root too), a widened copy of x.
+        extra_bytes=nbytes(x)
+        + rows * wide * (2 if eps_outside else 1)
+        + (0 if is_wide else wide * x.numel()),
+    )
+
+
+@rms_norm.row
+def _(i: int, x: Tensor, weight: Tensor, *options: Any) -> tuple[Any, ...]:
+    return x[i : i + 1], weight, *options
+
+
+@rms_norm.cases
+def _(make: Inputs) -> Iterator[Case]:
+    for rows, columns in [(1, 8), (7, 129), (64, 1024), (3, 7168)]:
+        x, weight = make.normal(rows, columns), make.normal(columns)
+        yield Case(f"{rows}x{columns}", (x, weight, 1e-6), reduction=columns)
+    x, weight = make.normal(5, 64, scale=1e-3), make.normal(64)
+    yield Case("eps outside", (x, weight, 1e-3, True), reduction=64)
+    x, weight = make.normal(4, 3, 64), make.normal(64)
+    yield Case("heads", (x, weight, 1e-5), reduction=64)
+    for rows, columns in [(1, 576), (32, 576), (512, 576), (2048, 4096)]:
+        x, weight = make.normal(rows, columns), make.normal(columns)
+        yield Case(f"{rows}x{columns}", (x, weight, 1e-6), reduction=columns, bench=True)

@@ -1,0 +1,237 @@
+"""POST /v1/chat/completions. Knows chat templates and the shape of chat answers."""
+
+import asyncio
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
+from typing import Any
+
+from msgspec import UNSET, UnsetType
+
+from pieria.engine.plan import Logprob
+from pieria.engine.text import Delta
+from pieria.models.tokenizer import Tokenizer
+from pieria.server.config import ServerConfig
+from pieria.server.errors import invalid, shown
+from pieria.server.generate import (
+    Collected,
+    Job,
+    Prompt,
+    Tally,
+    bounded,
+    check_common,
+    check_logprobs,
+    collect,
+    generate,
+    prompt_logprobs,
+    sampling,
+    top_logprob,
+)
+from pieria.server.http import Exchange
+from pieria.server.responses import (
+    DONE,
+    ChatChoice,
+    ChatChunk,
+    ChatCompletion,
+    ChatDelta,
+    ChatLogprobs,
+    ChunkChoice,
+    Message,
+    TokenLogprob,
+    Usage,
+    event,
+)
+from pieria.server.schema import ChatRequest, TokenizeRequest, read
+from pieria.server.state import Served, ServerState
+
+
+async def chat_completions(exchange: Exchange) -> None:
+    """Continue a conversation."""
+    served = exchange.state.accepting()
+    request, job = await asyncio.to_thread(
+        _prepare, exchange.body, served, exchange.state, exchange.config
+    )
+    answer = _Answer(request, job, exchange, served)
+    if request.stream:
+        await exchange.stream(answer.events())
+    else:
+        await exchange.reply(answer.whole(await collect(job, exchange, served)))
+
+
+def render(request: ChatRequest | TokenizeRequest, served: Served) -> Prompt:
+    """The conversation as the model's template writes it, and its tokens. ApiError 400 if the template refuses it."""
+    assert request.messages is not None
+    if served.template is None:
+        raise invalid("messages", "this model has no chat template; use /v1/completions")
+    continued = bool(request.continue_final_message)
+    if continued and request.add_generation_prompt:
+        raise invalid(
+            "continue_final_message",
+            "continue_final_message and add_generation_prompt cannot both be true",
+        )
+    if continued and request.messages[-1]["role"] != "assistant":
+        raise invalid(
+            "continue_final_message",
+            "continue_final_message needs a last message of role assistant",
+        )
+    prompted = request.add_generation_prompt
+    try:
+        text = served.template.render(
+            request.messages,
+            add_generation_prompt=not continued if prompted is None else prompted,
+            continue_final_message=continued,
+            **request.chat_template_kwargs,
+        )
+    except ValueError as error:
+        raise invalid("messages", f"the chat template refused the messages: {error}") from error
+    # A template writes its special tokens itself.
+    special = bool(request.add_special_tokens)
+    return Prompt(text, served.engine.tokenizer.encode(text, add_special_tokens=special))
+
+
+def _prepare(
+    body: bytes, served: Served, state: ServerState, config: ServerConfig
+) -> tuple[ChatRequest, Job]:
+    """All the work before the engine, done off the event loop: parse, check, render, tokenize."""
+    request = read(body, ChatRequest)
+    check_common(request, state, config)
+    if request.top_logprobs is not None and not request.logprobs:
+        raise invalid("top_logprobs", "top_logprobs needs logprobs=true")
+    check_logprobs("top_logprobs", request.top_logprobs, config)
+    limit, newer = request.max_tokens, request.max_completion_tokens
+    if limit is not None and newer is not None and limit != newer:
+        raise invalid(
+            "max_tokens",
+            f"max_tokens={shown(limit)} and max_completion_tokens={shown(newer)} are the same limit;"
+            " give one of them",
+        )
+    renamed = {"logprobs": "top_logprobs"}
+    if newer is not None:
+        renamed["max_tokens"] = "max_completion_tokens"
+    special: dict[str, Any] = {
+        "max_tokens": limit if newer is None else newer,
+        "logprobs": (request.top_logprobs or 0) if request.logprobs else None,
+    }
+    params = sampling(request, served, config, special, renamed)
+    job = Job(
+        (render(request, served),), params, request.priority, request.cache_salt or "", renamed
+    )
+    return request, job
+
+
+class _Answer:
+    """One chat answer, in either form."""
+
+    def __init__(self, request: ChatRequest, job: Job, exchange: Exchange, served: Served) -> None:
+        self._request = request
+        self._job = job
+        self._exchange = exchange
+        self._served = served
+        self._tokenizer = served.engine.tokenizer
+        self._id = f"chatcmpl-{exchange.id}"
+        self._created = int(exchange.clock.wall())
+
+    def whole(self, collected: Collected) -> ChatCompletion:
+        request = self._request
+        choices = [
+            ChatChoice(
+                index=index,
+                message=Message(choice.text),
+                logprobs=self._logprobs(choice.logprobs),
+                finish_reason=choice.finish_reason,
+                stop_reason=UNSET if choice.stop_reason is None else choice.stop_reason,
+                token_ids=choice.tokens if request.return_token_ids else UNSET,
+            )
+            for index, choice in enumerate(collected.choices)
+        ]
+        asked = request.prompt_logprobs is not None
+        return ChatCompletion(
+            id=self._id,
+            created=self._created,
+            model=request.model,
+            system_fingerprint=self._exchange.state.fingerprint,
+            choices=choices,
+            usage=collected.usage,
+            prompt_logprobs=prompt_logprobs(collected.prompt_logprobs[0], self._tokenizer)
+            if asked
+            else UNSET,
+            prompt_token_ids=self._prompt_ids,
+        )
+
+    async def events(self) -> AsyncGenerator[bytes, None]:
+        """Per choice a chunk with the role, chunks with text, and one with the finish reason; then the usage, if asked."""
+        options = self._request.stream_options
+        tally = Tally(self._job)
+        begun: set[int] = set()
+        async with aclosing(generate(self._job, self._exchange, self._served)) as news:
+            async for prompt, delta in news:
+                tally.add(prompt, delta)
+                usage: Usage | None | UnsetType = UNSET
+                if options is not None and options.include_usage:
+                    usage = tally.usage if options.continuous_usage_stats else None
+                pieces = []
+                if delta.choice not in begun:
+                    first = ChunkChoice(delta.choice, ChatDelta(role="assistant", content=""))
+                    pieces.append(self._chunk([first], usage, UNSET if begun else self._prompt_ids))
+                    begun.add(delta.choice)
+                pieces += [self._chunk([choice], usage) for choice in self._choices(delta)]
+                if pieces:
+                    yield b"".join(pieces)
+        if options is not None and options.include_usage:
+            yield self._chunk([], tally.usage)
+        yield DONE
+
+    def _choices(self, delta: Delta) -> list[ChunkChoice]:
+        """What one delta adds: text if there is any, and the end if it is that."""
+        choices = []
+        ids = delta.tokens if self._request.return_token_ids else UNSET
+        logprobs = self._logprobs(delta.logprobs) if delta.logprobs else None
+        if delta.text or logprobs or ids:
+            content = ChatDelta(content=delta.text)
+            choices.append(ChunkChoice(delta.choice, content, logprobs, token_ids=ids))
+        if delta.finish_reason is not None:
+            stop = UNSET if delta.stop_reason is None else delta.stop_reason
+            choices.append(
+                ChunkChoice(
+                    delta.choice,
+                    ChatDelta(),
+                    finish_reason=delta.finish_reason,
+                    stop_reason=stop,
+                )
+            )
+        return choices
+
+    def _chunk(
+        self,
+        choices: list[ChunkChoice],
+        usage: Usage | None | UnsetType,
+        prompt_ids: list[int] | UnsetType = UNSET,
+    ) -> bytes:
+        return event(
+            ChatChunk(
+                id=self._id,
+                created=self._created,
+                model=self._request.model,
+                system_fingerprint=self._exchange.state.fingerprint,
+                choices=choices,
+                usage=usage,
+                prompt_token_ids=prompt_ids,
+            )
+        )
+
+    @property
+    def _prompt_ids(self) -> list[int] | UnsetType:
+        return list(self._job.prompts[0].tokens) if self._request.return_token_ids else UNSET
+
+    def _logprobs(self, logprobs: Sequence[Logprob]) -> ChatLogprobs | None:
+        if not self._request.logprobs:
+            return None
+        return ChatLogprobs([_token_logprob(one, self._tokenizer) for one in logprobs])
+
+
+def _token_logprob(one: Logprob, tokenizer: Tokenizer) -> TokenLogprob:
+    return TokenLogprob(
+        token=tokenizer.token_text(one.token),
+        logprob=bounded(one.logprob),
+        bytes=list(tokenizer.token_bytes(one.token)),
+        top_logprobs=[top_logprob(token, logprob, tokenizer) for token, logprob in one.top],
+    )

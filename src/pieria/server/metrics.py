@@ -1,0 +1,120 @@
+"""Measurements in Prometheus' text format, under vLLM's names so that its boards and autoscalers fit.
+
+Knows names and buckets. Engine figures are read when asked for; times are given by whoever has a clock.
+"""
+
+from collections.abc import Iterator
+from typing import Protocol
+
+from prometheus_client import (
+    CONTENT_TYPE_LATEST,
+    CollectorRegistry,
+    Counter,
+    Histogram,
+    generate_latest,
+)
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from pieria.engine.messages import Stats
+
+CONTENT_TYPE = CONTENT_TYPE_LATEST
+
+# vLLM's own bounds, in seconds.
+_FIRST_TOKEN = (
+    0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0,
+    20.0, 40.0, 80.0, 160.0, 640.0, 2560.0,
+)  # fmt: skip
+_BETWEEN_TOKENS = (
+    0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0, 20.0,
+    40.0, 80.0,
+)  # fmt: skip
+_END_TO_END = (
+    0.3, 0.5, 0.8, 1.0, 1.5, 2.0, 2.5, 5.0, 10.0, 15.0, 20.0, 30.0, 40.0, 50.0, 60.0, 120.0, 240.0,
+    480.0, 960.0, 1920.0, 7680.0,
+)  # fmt: skip
+
+
+class HasStats(Protocol):
+    """Where the engine's figures are read."""
+
+    stats: Stats
+
+
+class Metrics:
+    """All measurements of one server, in a registry of its own."""
+
+    def __init__(self, model: str, engine: HasStats) -> None:
+        registry = CollectorRegistry()
+        registry.register(_EngineFigures(model, engine))
+        self._registry = registry
+        self.http_requests = Counter(
+            "pieria:http_requests",
+            "Answered HTTP requests; 499: the client left first.",
+            ["route", "status"],
+            registry=registry,
+        )
+        self.finished = Counter(
+            "pieria:request_success",
+            "Choices that ended, by reason.",
+            ["model_name", "finished_reason"],
+            registry=registry,
+        )
+        self.finished_as = {
+            reason: self.finished.labels(model, reason)
+            for reason in ("stop", "length", "abort", "error")
+        }
+
+        def histogram(name: str, about: str, buckets: tuple[float, ...]) -> Histogram:
+            made = Histogram(name, about, ["model_name"], buckets=buckets, registry=registry)
+            return made.labels(model)
+
+        self.first_token_seconds = histogram(
+            "pieria:time_to_first_token_seconds",
+            "From a request's arrival to a choice's first token.",
+            _FIRST_TOKEN,
+        )
+        self.between_tokens_seconds = histogram(
+            "pieria:inter_token_latency_seconds",
+            "From one token of a choice to its next.",
+            _BETWEEN_TOKENS,
+        )
+        self.request_seconds = histogram(
+            "pieria:e2e_request_latency_seconds",
+            "From a request's arrival to a choice's end.",
+            _END_TO_END,
+        )
+
+    def text(self) -> bytes:
+        """Everything, as `CONTENT_TYPE`."""
+        return generate_latest(self._registry)
+
+
+class _EngineFigures(Collector):
+    """The engine's latest `Stats` under metric names."""
+
+    def __init__(self, model: str, engine: HasStats) -> None:
+        self._model = model
+        self._engine = engine
+
+    def collect(self) -> Iterator[Metric]:
+        stats = self._engine.stats
+        used = stats.pages_held / stats.pages if stats.pages else 0.0
+        for name, about, value in (
+            ("num_requests_running", "Requests being computed.", stats.running),
+            ("num_requests_waiting", "Requests that wait for room.", stats.waiting),
+            ("kv_cache_usage_perc", "Share of cache pages that requests hold; 1 is all.", used),
+        ):
+            gauge = GaugeMetricFamily(f"pieria:{name}", about, labels=["model_name"])
+            gauge.add_metric([self._model], value)
+            yield gauge
+        for name, about, count in (
+            ("num_preemptions", "Times a request lost its pages to another.", stats.preemptions),
+            ("prefix_cache_queries", "Prompt tokens looked up in the cache.", stats.prefix_queries),
+            ("prefix_cache_hits", "Prompt tokens found in the cache.", stats.prefix_hits),
+            ("prompt_tokens", "Prompt tokens taken in.", stats.prompt_tokens),
+            ("generation_tokens", "Tokens generated.", stats.generated_tokens),
+        ):
+            counter = CounterMetricFamily(f"pieria:{name}", about, labels=["model_name"])
+            counter.add_metric([self._model], count)
+            yield counter

@@ -1,0 +1,98 @@
+"""What the handlers share: the served model once there is one, and whether the server is starting, up or ending.
+
+Knows the conditions under which work is taken. `serve` changes it; handlers only read.
+"""
+
+import asyncio
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from hashlib import sha256
+from typing import Any
+
+from pieria.clock import Clock
+from pieria.engine.client import EngineClient
+from pieria.engine.text import TextEngine
+from pieria.models.chat_template import ChatTemplate
+from pieria.server.errors import ApiError, unavailable
+from pieria.server.metrics import Metrics
+
+logger = logging.getLogger(__name__)
+
+_GENERATION_DEFAULTS = {
+    "temperature": "temperature",
+    "top_p": "top_p",
+    "top_k": "top_k",
+    "min_p": "min_p",
+    "repetition_penalty": "repetition_penalty",
+    "max_new_tokens": "max_tokens",
+}
+
+
+@dataclass(frozen=True)
+class Served:
+    """A model that is ready. template: None if it has none. defaults: of `SamplingParams`, where a request is silent."""
+
+    engine: TextEngine
+    template: ChatTemplate | None = None
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+
+
+def sampling_defaults(generation_config: Mapping[str, Any]) -> dict[str, Any]:
+    """What Hugging Face's generation_config.json says of sampling, in `SamplingParams`' names."""
+    return {
+        ours: generation_config[theirs]
+        for theirs, ours in _GENERATION_DEFAULTS.items()
+        if generation_config.get(theirs) is not None
+    }
+
+
+class ServerState:
+    """One server's state. names: what requests may call the model; version: of this program.
+
+    served: None until the engine is ready. draining: no generation is begun any more. in_flight: a task for each
+    request in work, from its body's arrival to the end of its answer.
+    """
+
+    def __init__(
+        self, names: Sequence[str], version: str, client: EngineClient, clock: Clock
+    ) -> None:
+        if not names:
+            raise ValueError("served_model_name must name the model at least once")
+        self.names = tuple(names)
+        self.version = version
+        self.client = client
+        self.created = int(clock.wall())
+        self.fingerprint = "fp_" + sha256(f"{version} {names[0]}".encode()).hexdigest()[:10]
+        self.metrics = Metrics(names[0], client)
+        self.served: Served | None = None
+        self.draining = False
+        self.in_flight: set[asyncio.Task[None]] = set()
+        self._ended: str | None = None
+
+    def ready(self) -> Served:
+        """The model, whatever else goes on. ApiError 503 if there is none (yet, or any more)."""
+        if self.client.failure is not None:
+            raise unavailable(
+                "the engine has failed and the server is ending; the log has the cause"
+            )
+        if self.served is None:
+            raise unavailable("the server is starting: the model is not loaded yet")
+        return self.served
+
+    def accepting(self) -> Served:
+        """The model, for new work. ApiError 503 if there is none or the server is draining."""
+        served = self.ready()
+        if self.draining:
+            raise unavailable("the server is shutting down and takes no new requests")
+        return served
+
+    def end(self, reason: str) -> None:
+        """Cancel all work; clients are told `reason`."""
+        self._ended = reason
+        for task in self.in_flight:
+            task.cancel()
+
+    def cancelled(self) -> ApiError:
+        """What to answer when work was cancelled, though the client is still there."""
+        return unavailable(self._ended or "the request was cancelled")

@@ -1,0 +1,67 @@
+"""GET routes: the models, and how the server does. Knows no request bodies."""
+
+from msgspec import UNSET
+
+from pieria.server.errors import RETRY_SECONDS
+from pieria.server.generate import check_model
+from pieria.server.http import Exchange
+from pieria.server.metrics import CONTENT_TYPE
+from pieria.server.responses import ModelCard, ModelList
+from pieria.server.state import ServerState
+
+
+async def models(exchange: Exchange) -> None:
+    """Every name the model is served under."""
+    state = exchange.state
+    await exchange.reply(ModelList([_card(name, state) for name in state.names]))
+
+
+async def model(exchange: Exchange) -> None:
+    """One of them."""
+    name = exchange.path["id"]
+    check_model(name, exchange.state)
+    await exchange.reply(_card(name, exchange.state))
+
+
+async def health(exchange: Exchange) -> None:
+    """200 while the engine is starting, idle, or makes progress; else 503, for whoever restarts what is stuck."""
+    state, seconds = exchange.state, exchange.config.health_timeout_seconds
+    if state.client.failure is not None:
+        await exchange.reply({"status": "dead", "reason": "the engine has failed"}, 503)
+    elif state.served is None:
+        await exchange.reply({"status": "starting"})
+    elif not state.client.progressing(seconds):
+        reason = f"the engine has finished no step for more than {seconds:g} s"
+        await exchange.reply({"status": "stuck", "reason": reason}, 503)
+    else:
+        await exchange.reply({"status": "ok"})
+
+
+async def ready(exchange: Exchange) -> None:
+    """200 while new requests are taken; else 503, for whoever sends them."""
+    state = exchange.state
+    if state.client.failure is not None:
+        reason = "dead"
+    elif state.draining:
+        reason = "draining"
+    elif state.served is None:
+        reason = "starting"
+    else:
+        await exchange.reply({"status": "ready"})
+        return
+    await exchange.reply({"status": reason}, 503, retry_after=RETRY_SECONDS)
+
+
+async def metrics(exchange: Exchange) -> None:
+    """Prometheus' text format."""
+    await exchange.reply_bytes(exchange.state.metrics.text(), CONTENT_TYPE)
+
+
+async def version(exchange: Exchange) -> None:
+    """Of the program."""
+    await exchange.reply({"version": exchange.state.version})
+
+
+def _card(name: str, state: ServerState) -> ModelCard:
+    length = UNSET if state.served is None else state.served.engine.max_model_len
+    return ModelCard(id=name, created=state.created, max_model_len=length)

@@ -1,0 +1,242 @@
+"""Pages against a naive list of who holds what and in which order it was let go."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pytest
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+
+from pieria.engine.pages import Pages
+from tests.engine.profiles import CATCH, MANY, MODEST
+
+
+def make(count: int = 4) -> tuple[Pages, list[int]]:
+    evicted: list[int] = []
+    return Pages(count, evicted.append), evicted
+
+
+def test_all_pages_are_free_at_first() -> None:
+    pages, _ = make(4)
+    assert (pages.count, pages.available, pages.held, pages.cached) == (4, 4, 0, 0)
+    assert sorted(pages.take(4)) == [0, 1, 2, 3]
+    assert (pages.available, pages.held) == (0, 4)
+
+
+def test_no_pages_is_a_pool_too() -> None:
+    pages, _ = make(0)
+    assert pages.take(0) == []
+    pages.check()
+
+
+def test_an_unpublished_page_is_free_after_its_holder_and_a_published_one_is_cached() -> None:
+    pages, evicted = make(2)
+    first, second = pages.take(2)
+    pages.publish(first)
+    pages.release([first, second])
+    assert (pages.available, pages.held, pages.cached) == (2, 0, 1)
+    assert pages.take(1) == [second]
+    assert not evicted
+    assert pages.take(1) == [first]
+    assert evicted == [first]
+
+
+def test_a_page_stays_until_its_last_holder_lets_go() -> None:
+    pages, _ = make(1)
+    (page,) = pages.take(1)
+    pages.publish(page)
+    pages.hold(page)
+    pages.release([page])
+    assert (pages.held, pages.cached) == (1, 0)
+    pages.release([page])
+    assert (pages.held, pages.cached) == (0, 1)
+    pages.hold(page)
+    assert (pages.held, pages.cached, pages.available) == (1, 0, 0)
+
+
+def test_the_deepest_page_of_the_sequence_let_go_first_is_evicted_first() -> None:
+    pages, evicted = make(6)
+    old, new = pages.take(3), pages.take(3)
+    for page in [*new, *old]:
+        pages.publish(page)
+    pages.release(old)
+    pages.release(new)
+    pages.take(6)
+    assert evicted == [*reversed(old), *reversed(new)]
+
+
+def test_holding_a_cached_page_makes_it_recent() -> None:
+    pages, evicted = make(3)
+    a, b, c = pages.take(3)
+    for page in (a, b, c):
+        pages.publish(page)
+        pages.release([page])
+    pages.hold(a)
+    pages.release([a])
+    pages.take(3)
+    assert evicted == [b, c, a]
+
+
+def test_an_evicted_page_is_no_longer_published() -> None:
+    pages, _ = make(1)
+    (page,) = pages.take(1)
+    pages.publish(page)
+    pages.release([page])
+    assert pages.take(1) == [page]
+    pages.release([page])
+    assert pages.cached == 0
+
+
+def _release_twice(pages: Pages, page: int) -> None:
+    pages.release([page])
+    pages.release([page])
+
+
+def _publish_twice(pages: Pages, page: int) -> None:
+    pages.publish(page)
+    pages.publish(page)
+
+
+def _hold_free(pages: Pages, page: int) -> None:
+    pages.release([page])
+    pages.hold(page)
+
+
+def _publish_free(pages: Pages, page: int) -> None:
+    pages.release([page])
+    pages.publish(page)
+
+
+@pytest.mark.parametrize(
+    "mistake", [_release_twice, _publish_twice, _hold_free, _publish_free, lambda p, _: p.take(2)]
+)
+def test_mistakes_of_the_caller_are_refused(mistake: Callable[[Pages, int], object]) -> None:
+    pages, _ = make(2)
+    (page,) = pages.take(1)
+    with pytest.raises(AssertionError):
+        mistake(pages, page)
+
+
+class PagesMachine(RuleBasedStateMachine):
+    """Owners hold lists of pages; the model knows them, what is published, and the order of release."""
+
+    @initialize(count=st.integers(0, 8))
+    def start(self, count: int) -> None:
+        self.count = count
+        self.evicted: list[int] = []
+        self.pages = Pages(count, self.evicted.append)
+        self.owners: list[list[int]] = []
+        self.published: set[int] = set()
+        self.cached: list[int] = []
+
+    def held(self) -> set[int]:
+        return {page for owner in self.owners for page in owner}
+
+    @rule(count=st.integers(0, 8))
+    def take(self, count: int) -> None:
+        free = self.count - len(self.held()) - len(self.cached)
+        count = min(count, self.pages.available)
+        lost = self.cached[: max(0, count - free)]
+        self.evicted.clear()
+        taken = self.pages.take(count)
+        assert self.evicted == lost, "the least recently released first"
+        del self.cached[: len(lost)]
+        self.published -= set(lost)
+        assert len(set(taken)) == len(taken) == count
+        assert not set(taken) & (self.held() | set(self.cached)), "nobody's page is handed out"
+        self.owners.append(taken)
+
+    @precondition(lambda self: self.held() or self.cached)
+    @rule(data=st.data())
+    def hold(self, data: st.DataObject) -> None:
+        page = data.draw(st.sampled_from(sorted(self.held() | set(self.cached))))
+        self.pages.hold(page)
+        if page in self.cached:
+            self.cached.remove(page)
+        self.owners.append([page])
+
+    @precondition(lambda self: self.owners)
+    @rule(data=st.data())
+    def release(self, data: st.DataObject) -> None:
+        owner = self.owners.pop(data.draw(st.integers(0, len(self.owners) - 1)))
+        self.pages.release(owner)
+        still = self.held()
+        self.cached += [p for p in reversed(owner) if p in self.published and p not in still]
+
+    @precondition(lambda self: self.held() - self.published)
+    @rule(data=st.data())
+    def publish(self, data: st.DataObject) -> None:
+        page = data.draw(st.sampled_from(sorted(self.held() - self.published)))
+        self.pages.publish(page)
+        self.published.add(page)
+
+    @invariant()
+    def agrees(self) -> None:
+        if not hasattr(self, "pages"):
+            return
+        self.pages.check()
+        assert self.pages.held == len(self.held())
+        assert self.pages.cached == len(self.cached)
+        assert self.pages.available == self.count - len(self.held())
+
+
+class TestPages(PagesMachine.TestCase):
+    settings = MODEST
+
+
+@pytest.mark.slow
+def test_pages_against_the_model_at_length() -> None:
+    run_state_machine_as_test(PagesMachine, settings=MANY)
+
+
+def _release_in_reading_order(self: Pages, pages: Sequence[int]) -> None:
+    _release(self, list(reversed(pages)))
+
+
+def _hold_but_leave_evictable(self: Pages, page: int) -> None:
+    self._holders[page] += 1
+
+
+def _take_the_newest(self: Pages, count: int) -> list[int]:
+    if len(self._free) < count <= self.available:
+        self._cached.move_to_end(next(reversed(self._cached)), last=False)
+    return _take(self, count)
+
+
+def _take_and_forget_to_tell(self: Pages, count: int) -> list[int]:
+    evicted, self._evicted = self._evicted, lambda page: None
+    taken = _take(self, count)
+    self._evicted = evicted
+    return taken
+
+
+def _free_what_is_shared(self: Pages, pages: Sequence[int]) -> None:
+    _release(self, pages)
+    self._free += [p for p in pages if self._holders[p]]
+
+
+_release, _take = Pages.release, Pages.take
+
+MUTANTS = [
+    ("release", _release_in_reading_order),
+    ("release", _free_what_is_shared),
+    ("hold", _hold_but_leave_evictable),
+    ("take", _take_the_newest),
+    ("take", _take_and_forget_to_tell),
+]
+
+
+@pytest.mark.parametrize(("method", "mutant"), MUTANTS, ids=lambda value: getattr(value, "__name__", value))
+def test_the_machine_catches(
+    method: str, mutant: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Pages, method, mutant)
+    with pytest.raises(AssertionError):
+        run_state_machine_as_test(PagesMachine, settings=CATCH)

@@ -1,0 +1,55 @@
+import re
+from typing import Any
+
+import pytest
+
+from pieria.models.config import ModelConfig, Rope
+from pieria.models.keys import Keys
+from pieria.models.registry import model_config
+from tests.models.tiny import SHAPE
+
+LLAMA = {**SHAPE, "architectures": ["LlamaForCausalLM"], "rms_norm_eps": 1e-5}
+
+
+def config(**changes: Any) -> ModelConfig:
+    keys = {**LLAMA, **changes}
+    return model_config(Keys({k: v for k, v in keys.items() if v != "absent"}, "config.json"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"architectures": ["GPT2LMHeadModel"]}, "architectures=['GPT2LMHeadModel']; supported are: Llama"),
+        ({"architectures": "absent"}, "architectures=None"),
+        ({"hidden_size": "absent"}, "hidden_size is missing"),
+        ({"hidden_size": -1}, "hidden_size=-1 must be a positive integer"),
+        ({"hidden_size": True}, "hidden_size=True must be a positive integer"),
+        ({"rms_norm_eps": "small"}, "rms_norm_eps='small' must be a positive number"),
+        ({"hidden_act": "relu6"}, "hidden_act='relu6' is not supported; there are: silu"),
+        ({"tie_word_embeddings": 1}, "tie_word_embeddings=1 must be true or false"),
+        ({"quantization_config": {"quant_method": "awq"}}, "quantized checkpoints are not supported"),
+        ({"rope_scaling": {"rope_type": "yarn", "factor": 2.0}}, "rope_type='yarn' is not supported"),
+        ({"rope_scaling": {"rope_type": "linear"}}, "rope_scaling: factor is missing"),
+        ({"num_key_value_heads": 3}, "4 attention heads do not divide over 3 key heads"),
+        ({"architectures": ["JiutianForCausalLM"], "num_local_experts": 8}, "JIUTIAN-139MoE"),
+    ],
+)  # fmt: skip
+def test_a_bad_config_is_named(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(message)):
+        config(**changes)
+
+
+def test_old_and_new_rope_keys_mean_the_same() -> None:
+    scaling = {"rope_type": "linear", "factor": 2.0}
+    old = config(rope_theta=5e5, rope_scaling=scaling)
+    new = config(rope_parameters={**scaling, "rope_theta": 5e5})
+    assert old == new
+    assert old.layers[0].attention.rope == Rope(5e5, 16, "linear", 2.0)
+
+
+def test_nothing_comes_from_anywhere_but_the_config() -> None:
+    made = config(rms_norm_eps=0.25, intermediate_size=77, attention_bias=True, head_dim=32)
+    layer = made.layers[0]
+    assert (made.hidden, made.vocabulary, made.context, len(made.layers)) == (64, 204, 512, 3)
+    assert (layer.norm.eps, layer.mlp.size, layer.attention.qkv_bias) == (0.25, 77, True)
+    assert (layer.attention.head_dim, layer.attention.scale) == (32, 32**-0.5)
