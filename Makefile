@@ -32,7 +32,7 @@ lint: .venv/dev.stamp
 	$(BIN)/mypy
 	$(if $(CPP),$(BIN)/clang-format --dry-run --Werror $(CPP))
 
-bench: .venv/serve.stamp
+bench: .venv/bench.stamp
 	$(BIN)/pieria bench ops $(ARGS)
 
 clean:

@@ -1,6 +1,7 @@
 """SmolLM2-135M-Instruct, float32, against transformers on the same dequantized weights.
 
-The engine's own tokens are forced through the reference: each must be the reference's best, or within 1e-4 of it.
+The engine's own tokens are forced through the reference: each must be the reference's best, or
+within 1e-4 of it.
 """
 
 from pathlib import Path
@@ -53,11 +54,10 @@ def test_alone(smollm2: Path, reference: Any) -> None:
 
 def test_all_at_once_in_a_pool_that_is_too_small(smollm2: Path, reference: Any) -> None:
     options = {"max_num_batched_tokens": 20, "max_num_seqs": 20, "max_model_len": 128}
-    # 30 layers, keys and values of 3 heads of 64 float32: 46,080 bytes a token, 40 pages of 16 tokens.
+    # 30 layers, keys and values of 3 heads of 64 float32: 46,080 bytes a token, 40 pages of 16
+    # tokens.
     memory = 40 * 16 * 46_080
-    with LLM(
-        str(smollm2), dtype="float32", kv_cache_memory_bytes=memory, **options
-    ) as llm:
+    with LLM(str(smollm2), dtype="float32", kv_cache_memory_bytes=memory, **options) as llm:
         outputs = llm.generate(PROMPTS, GREEDY, progress=False)
         assert llm.stats.preemptions >= 5
         assert llm.stats.split_prompts >= 20

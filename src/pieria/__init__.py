@@ -1,4 +1,6 @@
-"""Pieria serves, trains, verifies and plans large language models on MUSA GPUs, other GPUs and CPUs."""
+"""Pieria serves, trains, verifies and plans large language models on MUSA GPUs, other GPUs and
+CPUs.
+"""
 
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +15,10 @@ __version__ = "0.1.0"
 
 
 def __getattr__(name: str) -> Any:
-    """`LLM` on first use: what it needs takes a second to import, and the command line may not need it."""
+    """`LLM` on first use:
+
+    What it needs takes a second to import, and the command line may not need it.
+    """
     if name == "LLM":
         from pieria.llm import LLM
 

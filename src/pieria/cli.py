@@ -1,23 +1,29 @@
 """The command line: `pieria serve|chat|generate|pull|devices|bench`.
 
-Knows which parts a command needs and prints what they say. Imports them when the command is known: help and errors
-about options must not wait for torch.
+Knows which parts a command needs and prints what they say. Imports them when the command is known:
+help and errors about options must not wait for torch.
 """
 
 import argparse
+import asyncio
 import logging
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pieria import __version__
 from pieria.clock import RealTime
 from pieria.config import Decision, add_arguments, collect, option, print_decisions
-from pieria.engine.runner_config import RunnerConfig
+from pieria.engine.runner_config import DTYPES, RunnerConfig
 from pieria.engine.sampling_params import SamplingParams
 from pieria.engine.scheduler import SchedulerConfig
+
+if TYPE_CHECKING:
+    from pieria.server.config import ServerConfig
+
+log = logging.getLogger(__name__)
 
 FACTORY = "pieria.engine.ranks:prepare"
 """What makes the runner of a real device."""
@@ -29,7 +35,9 @@ class GenerationOptions:
 
     max_tokens: int | None = option(None, help="most tokens of an answer; default: what fits")
     temperature: float = option(0.7, help="0 always takes the most likely token")
-    top_p: float = option(1.0, help="draw from the most likely tokens that make up this probability")
+    top_p: float = option(
+        1.0, help="draw from the most likely tokens that make up this probability"
+    )
     top_k: int = option(0, help="draw from this many of the most likely tokens; 0: from all")
     min_p: float = option(0.0, help="leave out tokens less likely than this share of the likeliest")
     repetition_penalty: float = option(1.0, help="above 1, tokens that occurred are less likely")
@@ -51,7 +59,9 @@ class ChatOptions:
 class PromptOptions:
     """Prompts"""
 
-    prompt: tuple[str, ...] = option((), positional=True, help="texts to continue; none: standard input, a prompt per line")
+    prompt: tuple[str, ...] = option(
+        (), positional=True, help="texts to continue; none: standard input, a prompt per line"
+    )
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -74,12 +84,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def serve(options: argparse.Namespace) -> int:
     """Serve a model over an OpenAI-compatible API."""
     from pieria.server.config import ServerConfig
-    from pieria.server.serve import serve
 
-    runner, scheduler, server = collect(
-        options, options.config, RunnerConfig, SchedulerConfig, ServerConfig
-    )
-    return serve(_fetched(runner), scheduler, server, FACTORY, RealTime())
+    parts = (RunnerConfig, SchedulerConfig, ServerConfig)
+    runner, scheduler, server = collect(options, options.config, *parts)
+    name, runner = runner.model, _fetched(runner)
+    return asyncio.run(_serve(name, runner, scheduler, server))
 
 
 def chat(options: argparse.Namespace) -> int:
@@ -135,11 +144,55 @@ def devices(options: argparse.Namespace) -> int:
     return 0
 
 
+def bench_startup(options: argparse.Namespace) -> int:
+    """Time the start of a server up to its first answer, and read its memory under many streams."""
+    from pieria.bench import startup
+
+    print(startup.run(options.model, options.dtype, options.streams, RealTime()))
+    return 0
+
+
 def bench_ops(options: argparse.Namespace) -> int:
     """Time every op on every backend, against what the machine's memory and arithmetic allow."""
     from pieria.bench import ops
 
     return ops.main(options, RealTime())
+
+
+async def _serve(
+    name: str, runner: RunnerConfig, scheduler: SchedulerConfig, config: "ServerConfig"
+) -> int:
+    """Start the engine's process, serve while it loads and until told to stop, and end it."""
+    from pieria.engine.client import EngineClient
+    from pieria.engine.text import TextEngine
+    from pieria.models.checkpoint import open_checkpoint
+    from pieria.server.chat import template
+    from pieria.server.serve import serve
+    from pieria.server.state import Served, ServerState, sampling_defaults
+
+    clock = RealTime()
+    checkpoint = open_checkpoint(Path(runner.model))
+    for note in checkpoint.notes:
+        log.warning("%s", note)
+    settings = {"runner": asdict(runner), "scheduler": asdict(scheduler)}
+    client = await EngineClient.start_process(FACTORY, settings, clock)
+    names = config.served_model_name or (name,)
+    state = ServerState(names, __version__, client, clock)
+
+    async def load() -> Served:
+        tokenizer = await asyncio.to_thread(checkpoint.tokenizer)
+        ready = await client.wait_ready()
+        print_decisions(Decision(*d) for d in ready.decisions)
+        limit = scheduler.max_num_seqs + config.max_queued_requests
+        engine = TextEngine(client, tokenizer, ready.max_model_len, limit)
+        given = checkpoint.generation_config if config.generation_config == "auto" else {}
+        chat_template = template(config, checkpoint.chat_template, tokenizer)
+        return Served(engine, chat_template, sampling_defaults(given))
+
+    try:
+        return await serve(state, config, clock, load)
+    finally:
+        await client.close()
 
 
 def _talk(llm: Any, params: SamplingParams, system: str | None) -> None:
@@ -201,15 +254,20 @@ def _parser() -> argparse.ArgumentParser:
         "--no-measure", action="store_true", help="only show what is known without measuring"
     )
     bench = commands.add_parser("bench", help="measure this machine with Pieria on it")
-    _add(bench.add_subparsers(dest="bench", required=True, metavar="WHAT"), bench_ops, name="ops")
+    kinds = bench.add_subparsers(dest="bench", required=True, metavar="WHAT")
+    _add(kinds, bench_ops, name="ops")
+    start = _add(kinds, bench_startup, name="startup")
+    start.add_argument("model", help="as `pieria serve` takes it")
+    start.add_argument("--streams", type=int, default=32, help="how many (default: %(default)s)")
+    start.add_argument(
+        "--dtype", choices=DTYPES[1:], default="bfloat16", help="(default: %(default)s)"
+    )
     return parser
 
 
 def _add(commands: Any, run: Any, *configs: type[Any], name: str | None = None) -> Any:
     """A command that calls `run`, with the options of its Configs."""
-    command = commands.add_parser(
-        name or run.__name__, help=run.__doc__, description=run.__doc__
-    )
+    command = commands.add_parser(name or run.__name__, help=run.__doc__, description=run.__doc__)
     command.set_defaults(run=run)
     if configs:
         command.add_argument(

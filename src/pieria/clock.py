@@ -1,7 +1,7 @@
 """Where time comes from: the only file that reads the machine's clocks.
 
-Knows nothing of requests or devices. Whoever needs the time takes a `Clock` as an argument, so that the
-same scheduler and engine run on real time or on a predicted one.
+Knows nothing of requests or devices. Whoever needs the time takes a `Clock` as an argument, so that
+the same scheduler and engine run on real time or on a predicted one.
 """
 
 import time

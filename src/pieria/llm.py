@@ -48,7 +48,11 @@ Logprobs = dict[int, Logprob]
 
 @dataclass
 class CompletionOutput:
-    """One choice. finish_reason: "stop" or "length"; stop_reason: the stop string or token id, None for end-of-text."""
+    """One choice.
+
+    finish_reason: "stop" or "length"; stop_reason: the stop string or token id, None for
+    end-of-text.
+    """
 
     index: int
     text: str = ""
@@ -61,7 +65,10 @@ class CompletionOutput:
 
 @dataclass
 class RequestOutput:
-    """One prompt and its choices. prompt_logprobs: None for the first token, which nothing precedes."""
+    """One prompt and its choices.
+
+    prompt_logprobs: None for the first token, which nothing precedes.
+    """
 
     prompt: str | None
     prompt_token_ids: list[int]
@@ -73,8 +80,9 @@ class RequestOutput:
 class LLM:
     """A loaded model. model: a short name, hub id, folder or GGUF file, fetched if need be.
 
-    options: those of `RunnerConfig` and `SchedulerConfig`, such as dtype="bfloat16" or max_num_seqs=8.
-    ValueError for a bad option or a model that does not fit; EngineDead if loading fails.
+    options: those of `RunnerConfig` and `SchedulerConfig`, such as dtype="bfloat16" or
+    max_num_seqs=8. ValueError for a bad option or a model that does not fit; EngineDead if loading
+    fails.
     """
 
     def __init__(self, model: str, **options: Any) -> None:
@@ -141,7 +149,10 @@ class LLM:
     def stream_chat(
         self, messages: Messages, sampling_params: SamplingParams | None = None
     ) -> Iterator[Delta]:
-        """The answer to one conversation as it comes. Closing the iterator early aborts the request."""
+        """The answer to one conversation as it comes.
+
+        Closing the iterator early aborts the request.
+        """
         ids = self.tokenizer.encode(self._render(messages, None), add_special_tokens=False)
         deltas = self._engine.stream(ids, sampling_params or SamplingParams())
 
@@ -183,12 +194,16 @@ class LLM:
             with Progress(disable=not progress, transient=True) as bar:
                 task = bar.add_task("generating", total=len(ids))
 
-                async def one(text: str | None, prompt: list[int], p: SamplingParams) -> RequestOutput:
+                async def one(
+                    text: str | None, prompt: list[int], p: SamplingParams
+                ) -> RequestOutput:
                     output = await self._collect(text, prompt, p)
                     bar.advance(task)
                     return output
 
-                jobs = [asyncio.ensure_future(one(*job)) for job in zip(texts, ids, params, strict=True)]
+                jobs = [
+                    asyncio.ensure_future(one(*job)) for job in zip(texts, ids, params, strict=True)
+                ]
                 try:
                     return await asyncio.gather(*jobs)
                 finally:

@@ -1,4 +1,6 @@
-"""A real engine on a tiny model in float64, and the naive loop that it must agree with token for token."""
+"""A real engine on a tiny model in float64, and the naive loop that it must agree with token for
+token.
+"""
 
 from typing import Any
 
@@ -13,6 +15,7 @@ from pieria.engine.request import Request
 from pieria.engine.sampler import draw
 from pieria.engine.sampling_params import SamplingParams
 from pieria.engine.scheduler import Scheduler, SchedulerConfig
+from pieria.hardware import devices
 from pieria.models.config import (
     AttentionConfig,
     LayerConfig,
@@ -78,7 +81,7 @@ def engine(model: Decoder, *, pages: int = 256, page_tokens: int = 4, **options:
     config = SchedulerConfig(**{"max_num_seqs": 16, "max_num_batched_tokens": 64, **options})
     cache = PrefixCache(pages, page_tokens, config.enable_prefix_caching)
     scheduler = Scheduler(config, cache, frozenset({STOP}), model.config.context)
-    caches = allocate(model.cache_specs(), pages, page_tokens, "cpu")
+    caches = allocate(model.cache_specs(), pages, page_tokens, devices.find("cpu"))
     return Engine(scheduler, DeviceRunner(model, caches, page_tokens, "cpu"))
 
 
@@ -118,4 +121,3 @@ def naive(model: Decoder, message: Add) -> list[int]:
         request.tokens.append(int(draw(logits, [request.draw(stop_ids)])))
         if request.finish_reason(stop_ids)[0] is not None:
             return request.tokens[request.prompt_length :]
-

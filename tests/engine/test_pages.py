@@ -125,7 +125,7 @@ def test_mistakes_of_the_caller_are_refused(mistake: Callable[[Pages, int], obje
 
 
 class PagesMachine(RuleBasedStateMachine):
-    """Owners hold lists of pages; the model knows them, what is published, and the order of release."""
+    """The model: owners with lists of pages, what is published, and the order of release."""
 
     @initialize(count=st.integers(0, 8))
     def start(self, count: int) -> None:
@@ -233,7 +233,9 @@ MUTANTS = [
 ]
 
 
-@pytest.mark.parametrize(("method", "mutant"), MUTANTS, ids=lambda value: getattr(value, "__name__", value))
+@pytest.mark.parametrize(
+    ("method", "mutant"), MUTANTS, ids=lambda value: getattr(value, "__name__", value)
+)
 def test_the_machine_catches(
     method: str, mutant: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -174,6 +174,14 @@ class Writer:
         return tuple(self.tokens[: pages * n])
 
 
+TEXTS = st.one_of(
+    st.builds(
+        lambda text, end: text[:end], st.sampled_from([[0] * 9, [0, 1] * 4]), st.integers(0, 9)
+    ),
+    st.lists(st.integers(0, 1), max_size=9),
+)
+
+
 class PrefixMachine(RuleBasedStateMachine):
     """The model: (key, beginning of text) -> page, in the order in which they were let go."""
 
@@ -190,7 +198,7 @@ class PrefixMachine(RuleBasedStateMachine):
 
     @rule(
         key=st.sampled_from([("", ""), ("a", ""), ("", "a")]),
-        tokens=st.lists(st.integers(0, 1), max_size=9),
+        tokens=TEXTS,
     )
     def begin(self, key: Key, tokens: list[int]) -> None:
         expected: list[int] = []
@@ -328,7 +336,9 @@ MUTANTS = [
 ]
 
 
-@pytest.mark.parametrize(("owner", "method", "mutant"), MUTANTS, ids=[m[2].__name__ for m in MUTANTS])
+@pytest.mark.parametrize(
+    ("owner", "method", "mutant"), MUTANTS, ids=[m[2].__name__ for m in MUTANTS]
+)
 def test_the_machine_catches(
     owner: type, method: str, mutant: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,4 +1,6 @@
-"""However requests are batched, split, cached, preempted or aborted, their tokens are those of the naive loop."""
+"""However requests are batched, split, cached, preempted or aborted, their tokens are those of the
+naive loop.
+"""
 
 import random
 
@@ -90,7 +92,9 @@ def test_abort_storm(model: Decoder) -> None:
     """Aborted requests leave nothing behind, and the others never notice."""
     chance = random.Random(3)
     made = engine(model, pages=40, max_num_batched_tokens=24)
-    adds = [add(str(i), prompt(chance.randint(1, 30), i % 4), 20, ignore_eos=True) for i in range(30)]
+    adds = [
+        add(str(i), prompt(chance.randint(1, 30), i % 4), 20, ignore_eos=True) for i in range(30)
+    ]
     kept, news, waiting = {m.id for m in adds[::3]}, {}, list(adds)
     live: set[str] = set()
     while waiting or not made.idle:

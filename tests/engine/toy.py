@@ -1,4 +1,4 @@
-"""A model without mathematics: the next token is a hash of everything before it, as the pages hold it.
+"""A model without mathematics: the next token is a hash of all before it, as the pages hold it.
 
 Each slot of a page holds a digest of its token and of the digest in the slot before, as keys and
 values hold what a token saw. A draw reads all slots through the page table, so a wrong table, a

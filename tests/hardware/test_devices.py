@@ -4,7 +4,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import NoReturn
 
+import psutil
 import pytest
+import torch
 
 from pieria.hardware import cpu, devices
 from pieria.hardware.spec import Device, DeviceSpec, Quantity
@@ -87,3 +89,12 @@ def test_description() -> None:
     rows = dict(devices.describe(GPUS[0], measured))
     assert rows["memory bandwidth"] == "3 GB/s: measured here"
     assert rows["float32 peak"] == "4 GFLOP/s: measured here"
+
+
+def test_zeros_take_memory_only_where_they_are_written() -> None:
+    resident = psutil.Process().memory_info().rss
+    made = devices.zeros(devices.find("cpu"), (1 << 10, 1 << 19), torch.float32)
+    assert made.shape == (1 << 10, 1 << 19) and made.dtype == torch.float32
+    assert not made[5].any() and not made[-1, -1]
+    made[3] = 1
+    assert psutil.Process().memory_info().rss - resident < 64 << 20

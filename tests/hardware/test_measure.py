@@ -50,9 +50,9 @@ def test_the_array_outgrows_the_cache_but_not_the_memory(cache: int, free: int, 
 def test_rates_are_work_over_time(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(measure, "free_memory", lambda device: Quantity(64 * MIB, "B", "a test"))
     monkeypatch.setattr(measure, "PEAK_SIZES", (16, 32, 64, 128))
-    # 10 looks for 16 x 16, then 9 for each size; before a size, 32 steps more must fit.
-    found = measure.measure(CPU, Steady(measure.PEAK_SECONDS / 55))
+    # A size takes 9 looks; 32 more must fit before the next, which is so for 32 and 64, not 128.
     step = measure.PEAK_SECONDS / 55
+    found = measure.measure(CPU, Steady(step))
     assert found.bandwidth is not None
     assert found.bandwidth.value == pytest.approx(16 * MIB / step)
     assert found.bandwidth.source == "measured here, reading 16 MiB"

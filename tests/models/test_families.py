@@ -1,4 +1,7 @@
-"""Every family against transformers: logits of small random models, read from the files it writes."""
+"""Every family against transformers:
+
+Logits of small random models, read from the files it writes.
+"""
 
 from pathlib import Path
 from typing import Any
@@ -15,8 +18,9 @@ from pieria.parallel.mesh import Mesh
 from tests.models import tiny
 
 TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-4, torch.bfloat16: 1e-1, torch.float16: 1.2e-2}
-"""Largest |difference| / largest |logit|, rounding of the weights included. float64 is bounded by rotary angles, which
-are float32 in both."""
+"""Largest |difference| / largest |logit|, rounding of the weights included. float64 is bounded by
+rotary angles, which are float32 in both.
+"""
 
 LLAMA3_ROPE = {
     "rope_type": "llama3",

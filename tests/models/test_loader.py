@@ -1,4 +1,8 @@
-"""Loading: every tensor where it belongs, cut as its shard says, none missing, none left over, in bounded memory."""
+"""Loading:
+
+Every tensor where it belongs, cut as its shard says, none missing, none left over, in bounded
+memory.
+"""
 
 import json
 import re
@@ -86,7 +90,9 @@ def test_each_rank_reads_its_part(folder: Path) -> None:
 
 def test_a_cut_that_does_not_divide_names_the_weight(tmp_path: Path) -> None:
     folder = tiny.save(tiny.model("Llama"), tmp_path)
-    message = "layers.0.attention.k.weight: 32 rows in groups of 16 (column cut, dimension 0 of (32, 64))"
+    message = (
+        "layers.0.attention.k.weight: 32 rows in groups of 16 (column cut, dimension 0 of (32, 64))"
+    )
     with pytest.raises(ValueError, match=re.escape(message) + ".*sizes that work: 1, 2"):
         build(open_checkpoint(folder), Mesh(tp=4), torch.float32)
 

@@ -1,4 +1,7 @@
-"""Small random models, made by transformers and written as their users would: the oracle of the model tests."""
+"""Small random models, made by transformers and written as their users would:
+
+The oracle of the model tests.
+"""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""A step plan as tensors: the packed tokens, and the paged `Context` that attention reads and writes.
+"""A step plan as tensors: packed tokens, and the paged `Context` that attention reads and writes.
 
 Knows plans and pages. Does not know models beyond what `Context` asks.
 """
@@ -19,7 +19,7 @@ LayerCache = tuple[Tensor, Tensor]
 
 @dataclass(frozen=True)
 class Paged:
-    """The `Context` of serving: keys and values go to their pages first, and are read from there."""
+    """The `Context` of serving: keys and values go to their pages first and are read from there."""
 
     positions_T: Tensor
     slots_T: Tensor

@@ -4,7 +4,6 @@ Knows messages and token ids. Does not know text.
 """
 
 import asyncio
-import contextlib
 import importlib
 import socket
 import subprocess
@@ -12,6 +11,8 @@ import sys
 import threading
 from collections.abc import AsyncGenerator, Callable, Sequence
 from typing import Any
+
+import msgspec
 
 from pieria.clock import Clock
 from pieria.engine.link import AsyncLink, Closed
@@ -29,6 +30,10 @@ from pieria.engine.messages import (
 )
 
 
+CLOSE_SECONDS = 5.0
+"""How long an engine has to end by itself, and then its process before it is killed."""
+
+
 class EngineDead(Exception):
     """The engine has ended. str() is the root cause."""
 
@@ -36,17 +41,18 @@ class EngineDead(Exception):
 class EngineClient:
     """One engine, alive from `start_process` or `start_thread` until `close` or its own end.
 
-    stats: the latest known. failure: why the engine ended, None while it lives. in_flight: requests not finished.
+    stats: the latest known. failure: why the engine ended, None while it lives. in_flight: requests
+    not finished.
     """
 
-    def __init__(self, link: AsyncLink, clock: Clock, alive: Callable[[], str | None]) -> None:
+    def __init__(self, link: AsyncLink, clock: Clock, ended: Callable[[], str | None]) -> None:
+        """ended: waits for the engine to end and says what went wrong, None if nothing did."""
         self._link = link
         self._clock = clock
-        self._alive = alive
+        self._ended = ended
         self._queues: dict[str, asyncio.Queue[Output | EngineDead]] = {}
         self._ready: asyncio.Future[Ready] = asyncio.get_running_loop().create_future()
         self._last_progress = clock.now()
-        self._idle = True
         self.stats = Stats()
         self.failure: str | None = None
         self._reading = asyncio.create_task(self._read())
@@ -63,7 +69,7 @@ class EngineClient:
 
         def ended() -> str | None:
             try:
-                code = process.wait(timeout=5)
+                code = process.wait(CLOSE_SECONDS)
             except subprocess.TimeoutExpired:
                 process.kill()
                 code = process.wait()
@@ -76,16 +82,16 @@ class EngineClient:
         cls, factory: str, settings: dict[str, Any], clock: Clock
     ) -> "EngineClient":
         """An engine in a thread of this process."""
-        ours, theirs = socket.socketpair()
         from pieria.engine import process
 
         module, name = factory.split(":")
         make = getattr(importlib.import_module(module), name)
+        ours, theirs = socket.socketpair()
         thread = threading.Thread(target=process.run, args=(theirs, make), daemon=True)
         thread.start()
 
         def ended() -> str | None:
-            thread.join(timeout=5)
+            thread.join(CLOSE_SECONDS)
             return None
 
         return await cls._start(ours, settings, clock, ended)
@@ -111,7 +117,10 @@ class EngineClient:
         return len(self._queues)
 
     async def wait_ready(self) -> Ready:
-        """When the engine can take requests. EngineDead if it never will."""
+        """When the engine can take requests.
+
+        ValueError if the settings do not allow it to begin, EngineDead if it failed otherwise.
+        """
         return await asyncio.shield(self._ready)
 
     def progressing(self, within_seconds: float) -> bool:
@@ -128,10 +137,10 @@ class EngineClient:
             raise EngineDead(self.failure)
         news: asyncio.Queue[Output | EngineDead] = asyncio.Queue()
         live = {add.id for add in adds}
-        for add in adds:
-            self._queues[add.id] = news
-            self._link.send(add)
         try:
+            for add in adds:
+                self._queues[add.id] = news
+                self._link.send(add)
             while live:
                 output = await news.get()
                 if isinstance(output, EngineDead):
@@ -149,23 +158,27 @@ class EngineClient:
             self._link.send(Abort(known))
 
     async def close(self) -> None:
-        """End the engine and wait for it."""
+        """End the engine and wait for it; one that is still loading, or stuck, is cut off."""
         self._link.send(Shutdown())
-        with contextlib.suppress(EngineDead, asyncio.CancelledError):
-            await self._reading
+        await asyncio.wait([self._reading], timeout=CLOSE_SECONDS if self.ready else 0)
         self._link.close()
+        await self._reading
 
     async def _read(self) -> None:
         try:
             while True:
                 self._take(await self._link.receive())
         except Closed:
-            code = await asyncio.to_thread(self._alive)
-            self._fail(code or "the engine was shut down")
+            pass
+        except msgspec.DecodeError as error:
+            self._fail(f"the engine sent what is no message: {error}")
+        self._link.close()
+        wrong = await asyncio.to_thread(self._ended)
+        self._fail(wrong or "the engine was shut down")
 
     def _take(self, message: Any) -> None:
         if isinstance(message, Failed):
-            self._fail(message.reason)
+            self._fail(message.reason, message.refused)
             return
         self._last_progress = self._clock.now()
         self.stats = message.stats
@@ -180,12 +193,12 @@ class EngineClient:
             if news is not None:
                 news.put_nowait(output)
 
-    def _fail(self, reason: str) -> None:
+    def _fail(self, reason: str, refused: bool = False) -> None:
         if self.failure is not None:
             return
         self.failure = reason
         if not self._ready.done():
-            self._ready.set_exception(EngineDead(reason))
+            self._ready.set_exception(ValueError(reason) if refused else EngineDead(reason))
             # Whoever waits for it sees it; nobody need.
             self._ready.exception()
         for news in set(self._queues.values()):

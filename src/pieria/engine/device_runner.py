@@ -1,6 +1,7 @@
 """Runs plans on a device: one forward pass a step.
 
-Knows a placed model and its caches. Does not know requests beyond their chunks, nor text, nor where weights come from.
+Knows a placed model and its caches. Does not know requests beyond their chunks, nor text, nor where
+weights come from.
 """
 
 from collections.abc import Sequence
@@ -19,7 +20,10 @@ LOGITS_ROWS = 128
 
 
 class DeviceRunner:
-    """One rank's part of a model. Only the first rank draws tokens; the others' results are empty."""
+    """One rank's part of a model.
+
+    Only the first rank draws tokens; the others' results are empty.
+    """
 
     def __init__(
         self, model: Decoder, caches: Sequence[LayerCache], page_tokens: int, device: str
@@ -39,7 +43,7 @@ class DeviceRunner:
         ends = context.paging.query_starts_R1[1:] - 1
         drawing = [i for i, c in enumerate(chunks) if c.draw is not None]
         tokens: dict[int, int] = {}
-        reports: dict[int, Logprob] = {}
+        reports: dict[int, Logprob | None] = {}
         broken: set[int] = set()
         if drawing:
             logits_RV = self.model.logits(hidden_TD[ends[drawing]])

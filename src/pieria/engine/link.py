@@ -1,10 +1,11 @@
-"""The private channel between front and engine: one end of a socket pair, length-prefixed msgpack. Torch-free.
+"""The private channel between two processes: a socket pair, length-prefixed msgpack. Torch-free.
 
-A message is 4 bytes of little-endian length and that many bytes of a type of `messages.py`. The pair has no name in
-any file system or network, so only the two processes that were given its ends can reach it.
+A message is 4 bytes of little-endian length and that many bytes of one of the given types. The pair
+has no name in any file system or network, so only the two that were given its ends can reach it.
 """
 
 import asyncio
+import contextlib
 import socket
 import struct
 from typing import Any
@@ -28,7 +29,7 @@ def pack(message: Any) -> bytes:
 
 
 class BlockingLink:
-    """The engine's end. One thread may receive while another sends. kinds: the union to decode."""
+    """An end for threads. One thread may receive while another sends. kinds: the union to decode."""
 
     def __init__(self, sock: socket.socket, kinds: Any) -> None:
         self._socket = sock
@@ -42,13 +43,17 @@ class BlockingLink:
             raise Closed(str(error)) from error
 
     def receive(self) -> Any:
-        """The next message. Closed at the end; msgspec.ValidationError on one of the wrong form."""
+        """The next message. Closed at the end; msgspec.DecodeError on one of the wrong form."""
         (length,) = _LENGTH.unpack(self._read(_LENGTH.size))
         if length > LONGEST_MESSAGE:
             raise Closed(f"a message of {length} bytes was announced")
         return self._decoder.decode(self._read(length))
 
     def close(self) -> None:
+        """End the connection, also for a thread that is receiving."""
+        # Closing alone would leave it open for as long as another thread waits in `recv`.
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
         self._socket.close()
 
     def _read(self, count: int) -> bytes:
@@ -66,7 +71,7 @@ class BlockingLink:
 
 
 class AsyncLink:
-    """The front's end, on an event loop."""
+    """An end for an event loop. kinds: the union to decode."""
 
     def __init__(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, kinds: Any
@@ -86,7 +91,7 @@ class AsyncLink:
             self._writer.write(pack(message))
 
     async def receive(self) -> Any:
-        """The next message. Closed at the end."""
+        """The next message. Closed at the end; msgspec.DecodeError on one of the wrong form."""
         try:
             (length,) = _LENGTH.unpack(await self._reader.readexactly(_LENGTH.size))
             if length > LONGEST_MESSAGE:
@@ -96,4 +101,5 @@ class AsyncLink:
             raise Closed("end of stream") from error
 
     def close(self) -> None:
+        """End the connection; `receive` raises Closed soon after."""
         self._writer.close()

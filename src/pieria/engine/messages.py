@@ -103,9 +103,13 @@ class Progress(msgspec.Struct, frozen=True, tag=True):
 
 
 class Failed(msgspec.Struct, frozen=True, tag=True):
-    """The engine ends. reason: the root cause, in one line."""
+    """The engine ends. reason: the root cause, in one line.
+
+    refused: it never began, because of what it was asked to be.
+    """
 
     reason: str
+    refused: bool = False
 
 
 class Start(msgspec.Struct, frozen=True, tag=True):

@@ -20,6 +20,7 @@ from pieria.engine.process import Prepared
 from pieria.engine.runner_config import DTYPES, RunnerConfig
 from pieria.engine.scheduler import SchedulerConfig
 from pieria.hardware import cpu, devices
+from pieria.hardware.spec import Device
 from pieria.models.cache_spec import CacheSpec
 from pieria.models.checkpoint import Checkpoint, open_checkpoint
 from pieria.models.decoder import Decoder
@@ -52,7 +53,7 @@ def place(settings: dict[str, Any], mesh: Mesh) -> Prepared:
         max_num_seqs=scheduler.max_num_seqs,
     )
     _load(checkpoint, model, device.torch_device)
-    caches = allocate(specs, pages, config.block_size, device.torch_device)
+    caches = allocate(specs, pages, config.block_size, device)
     return Prepared(
         runner=DeviceRunner(model, caches, config.block_size, device.torch_device),
         pages=pages,
@@ -64,13 +65,13 @@ def place(settings: dict[str, Any], mesh: Mesh) -> Prepared:
 
 
 def allocate(
-    specs: Sequence[CacheSpec], pages: int, page_tokens: int, device: str
+    specs: Sequence[CacheSpec], pages: int, page_tokens: int, device: Device
 ) -> list[LayerCache]:
-    """The cache's memory. Zeros, which the host hands out without touching it, and which no NaN can come from."""
+    """The cache's memory, zeros: no NaN can come from what was never written."""
     caches = []
     for spec in specs:
         k, v = (
-            torch.zeros(pages, page_tokens, *array.shape, dtype=array.dtype, device=device)
+            devices.zeros(device, (pages, page_tokens, *array.shape), array.dtype)
             for array in spec.token
         )
         caches.append((k, v))

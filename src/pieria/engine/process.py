@@ -1,7 +1,8 @@
-"""The engine's loop, in a process of its own or in a thread. Run as `python -m pieria.engine.process FD FACTORY`.
+"""The engine's loop, in a process of its own or in a thread.
 
-FD is an inherited end of a socket pair, FACTORY the dotted name `module:function` of what makes the runner. Knows
-messages and the engine. Knows neither HTTP nor text, and no device.
+Run as `python -m pieria.engine.process FD FACTORY`: FD is an inherited end of a socket pair, FACTORY
+the dotted name `module:function` of what makes the runner. Knows messages and the engine. Knows
+neither HTTP nor text, and no device.
 """
 
 import importlib
@@ -56,33 +57,38 @@ class Prepared:
 
 
 Factory = Callable[[dict[str, Any]], Prepared]
+"""From the settings of `Start`: `runner`, its own, and `scheduler`."""
 
 
 def run(sock: socket.socket, factory: Factory) -> None:
-    """Serve one front until it shuts the engine down or goes away. Errors reach the front as `Failed`."""
+    """Serve one front until it shuts the engine down or goes away.
+
+    Errors reach the front as `Failed`.
+    """
     link = BlockingLink(sock, ToEngine)
+    begun = False
     try:
         start = link.receive()
         if not isinstance(start, Start):
             raise ValueError(f"the first message was {type(start).__name__}, not Start")
         config = msgspec.convert(start.settings["scheduler"], SchedulerConfig)
-        prepared = factory(start.settings["runner"])
+        prepared = factory(start.settings)
         try:
-            cache = PrefixCache(
-                prepared.pages, prepared.page_tokens, config.enable_prefix_caching
-            )
+            cache = PrefixCache(prepared.pages, prepared.page_tokens, config.enable_prefix_caching)
             scheduler = Scheduler(config, cache, prepared.stop_ids, prepared.max_model_len)
             engine = Engine(scheduler, prepared.runner)
             link.send(Ready(prepared.max_model_len, engine.stats, prepared.decisions))
+            begun = True
             _loop(engine, link)
         finally:
             prepared.runner.close()
     except Closed:
         log.info("the front is gone, the engine ends")
     except Exception as error:
-        log.exception("the engine ends")
+        refused = isinstance(error, ValueError) and not begun
+        log.error("the engine ends: %s", error, exc_info=not refused)
         try:
-            link.send(Failed(f"{type(error).__name__}: {error}"))
+            link.send(Failed(str(error) if refused else f"{type(error).__name__}: {error}", refused))
         except Closed:
             log.info("nobody is left to tell")
     finally:
@@ -105,9 +111,7 @@ def _loop(engine: Engine, link: BlockingLink) -> None:
                 try:
                     engine.add(message)
                 except ValueError as error:
-                    outputs.append(
-                        Output(message.id, finish_reason="error", error=str(error))
-                    )
+                    outputs.append(Output(message.id, finish_reason="error", error=str(error)))
         if not engine.idle:
             outputs += engine.step()
         link.send(Progress(tuple(outputs), engine.stats, engine.idle))

@@ -1,7 +1,8 @@
 """Tensor parallel ranks as processes of one machine: the first plans, all compute.
 
-The first rank sends each plan to the others over socket pairs; what the model exchanges goes through torch.distributed.
-Run as `python -m pieria.engine.ranks FD`. A rank that dies ends the engine.
+The first rank sends each plan to the others over socket pairs; what the model exchanges goes
+through torch.distributed. Run as `python -m pieria.engine.ranks FD`. A rank that dies ends the
+engine.
 """
 
 import contextlib
@@ -90,7 +91,8 @@ class RankedRunner:
 
 
 def prepare(settings: dict[str, Any]) -> Prepared:
-    """The runner factory of the engine process: one rank, or as many as `tensor_parallel_size` says.
+    """The runner factory of the engine process: one rank, or as many as `tensor_parallel_size`
+    says.
 
     settings: `runner` and `scheduler`, the two Configs. ValueError for what cannot be done.
     """

@@ -1,4 +1,4 @@
-"""From what was asked to what is done: pure functions whose every decision comes with its reason. Torch-free.
+"""From what was asked to what is done, with a reason for each decision: pure functions. Torch-free.
 
 Knows numbers. Does not look at machines or files itself.
 """
@@ -13,13 +13,18 @@ ACTIVATION_BYTES = 256 << 20
 
 
 def dtype(asked: str, stored: str | None, native: Collection[str]) -> Decision:
-    """The dtype to compute in. stored: what the files say they hold, None if they are quantized or silent."""
+    """The dtype to compute in.
+
+    stored: what the files say they hold, None if they are quantized or silent.
+    """
     if asked != "auto":
         return Decision("dtype", asked, "asked for")
     if stored is not None:
         if stored in native or stored in ("float32", "float64"):
             return Decision("dtype", stored, "as the model's files have it")
-        return Decision("dtype", "float32", f"the files have {stored}, which is slow on this device")
+        return Decision(
+            "dtype", "float32", f"the files have {stored}, which is slow on this device"
+        )
     if "bfloat16" in native:
         return Decision("dtype", "bfloat16", "the files do not say, and this device is fast in it")
     return Decision("dtype", "float32", "the files do not say")
@@ -37,8 +42,9 @@ def cache(
 ) -> tuple[int, int, tuple[Decision, ...]]:
     """Pages, max_model_len, and why.
 
-    context: tokens that the model allows. token_bytes: what a token takes in all layers on one rank.
-    free_bytes: what may be used before the weights are loaded. ValueError, saying what would work, if it does not fit.
+    context: tokens that the model allows. token_bytes: what a token takes in all layers on one
+    rank. free_bytes: what may be used before the weights are loaded. ValueError, saying what would
+    work, if it does not fit.
     """
     page_bytes = config.block_size * token_bytes
     if config.max_model_len is not None and config.max_model_len > context:

@@ -26,7 +26,10 @@ class RunnerConfig:
         1, aliases=("--tp",), help="over how many processes each weight is cut"
     )
     kv_cache_memory_bytes: int | None = option(
-        None, parse=size, metavar="SIZE", help="size of the paged cache of each process, such as 4GiB"
+        None,
+        parse=size,
+        metavar="SIZE",
+        help="size of the paged cache of each process, such as 4GiB",
     )
     memory_fraction: float = option(
         0.5,
@@ -50,6 +53,8 @@ class RunnerConfig:
             if value is not None and not low <= value <= high:
                 raise ValueError(f"{name}={value} must be from {low} to {high}")
         if not 0 < self.memory_fraction <= 1:
-            raise ValueError(f"memory_fraction={self.memory_fraction} must be above 0 and at most 1")
+            raise ValueError(
+                f"memory_fraction={self.memory_fraction} must be above 0 and at most 1"
+            )
         if self.dtype not in DTYPES:
             raise ValueError(f"dtype={self.dtype!r}; there are: {', '.join(DTYPES)}")

@@ -39,7 +39,7 @@ def draw(logits_RV: Tensor, draws: Sequence[Draw]) -> Tensor:
             presence_R=column(lambda d: d.presence_penalty, 0.0),
             frequency_R=column(lambda d: d.frequency_penalty, 0.0),
             history=_history(draws, device),
-            bias=_bias(draws, device),
+            bias=_bias(draws, logits_RV.shape[-1], device),
         ),
     )
 
@@ -76,13 +76,19 @@ def _history(draws: Sequence[Draw], device: torch.device) -> tuple[Tensor, Tenso
     return _triplets(rows, tokens, counts, device)
 
 
-def _bias(draws: Sequence[Draw], device: torch.device) -> tuple[Tensor, Tensor, Tensor] | None:
-    """(row, token, what is added to its logit); minus infinity bans."""
+def _bias(
+    draws: Sequence[Draw], vocabulary: int, device: torch.device
+) -> tuple[Tensor, Tensor, Tensor] | None:
+    """(row, token, what is added to its logit); minus infinity bans.
+
+    A token beyond the vocabulary, which a stop token may be, is never drawn anyway.
+    """
     rows: list[int] = []
     tokens: list[int] = []
     values: list[float] = []
     for row, draw in enumerate(draws):
-        added = {**dict(draw.bias), **dict.fromkeys(draw.banned, -math.inf)}
+        biased = {**dict(draw.bias), **dict.fromkeys(draw.banned, -math.inf)}
+        added = {token: value for token, value in biased.items() if token < vocabulary}
         rows += [row] * len(added)
         tokens += added
         values += added.values()

@@ -4,7 +4,7 @@ Knows a tokenizer and an engine client. Does not know HTTP, templates or devices
 """
 
 import secrets
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from pieria.engine.client import EngineClient, EngineDead
@@ -34,9 +34,10 @@ class RequestFailed(Exception):
 class Delta:
     """News of one choice. text: new text, stop strings dealt with; it may lag behind `tokens`.
 
-    logprobs: one for each of tokens, when asked. prompt_logprobs: for every prompt token, None for the first; with the
-    first delta of choice 0, when asked. finish_reason: "stop" or "length" with the last delta. stop_reason: the
-    stop string or stop token id that ended the choice; None for end-of-text.
+    logprobs: one for each of tokens, when asked. prompt_logprobs: for every prompt token, None for
+    the first; with the first token of choice 0, when asked. finish_reason: "stop" or "length" with
+    the last delta. stop_reason: the stop string or stop token id that ended the choice; None for
+    end-of-text.
     """
 
     choice: int
@@ -50,7 +51,10 @@ class Delta:
 
 
 class TextEngine:
-    """Streams text from prompts of token ids. limit: most requests, each choice one, in flight; None: no limit."""
+    """Streams text from prompts of token ids.
+
+    limit: most requests, each choice one, in flight; None: no limit.
+    """
 
     def __init__(
         self,
@@ -77,6 +81,8 @@ class TextEngine:
         ValueError for a prompt that cannot be served, QueueFull, RequestFailed, EngineDead.
         """
         max_tokens = self._max_tokens(prompt, params)
+        self._check_tokens("the prompt", prompt)
+        self._check_tokens("logit_bias", params.logit_bias or ())
         if self.limit is not None and self.client.in_flight + params.n > self.limit:
             raise QueueFull(self.client.in_flight, self.limit)
         seed = secrets.randbits(63) if params.seed is None else params.seed
@@ -113,22 +119,33 @@ class TextEngine:
         finally:
             await outputs.aclose()
 
+    def _check_tokens(self, what: str, ids: Iterable[int]) -> None:
+        """ValueError if one is no token id: it would fail in the engine, with others beside it."""
+        for id in ids:
+            if type(id) is not int or not 0 <= id < self.tokenizer.size:
+                raise ValueError(
+                    f"{what} has token id {id!r}; ids are integers below {self.tokenizer.size}"
+                )
+
     def _max_tokens(self, prompt: Sequence[int], params: SamplingParams) -> int:
-        """The output limit, checked against the model's length. ValueError if prompt and output do not fit."""
+        """The output limit, checked against the model's length.
+
+        ValueError if prompt and output do not fit.
+        """
         if not prompt:
             raise ValueError("the prompt has no tokens; at least 1 is needed")
         room = self.max_model_len - len(prompt)
         wanted = 1 if params.max_tokens is None else params.max_tokens
         if room < wanted:
             raise ValueError(
-                f"this model's maximum context length is {self.max_model_len} tokens; the prompt has {len(prompt)}"
-                f" and max_tokens is {wanted}: {len(prompt) + wanted} in all"
+                f"this model's maximum context length is {self.max_model_len} tokens; the prompt has"
+                f" {len(prompt)} and max_tokens is {wanted}: {len(prompt) + wanted} in all"
             )
         return room if params.max_tokens is None else params.max_tokens
 
 
 class _Choice:
-    """What has come of one choice: its decoder, and the end of its text that may begin a stop string."""
+    """What has come of one choice. held: the end of its text, which may begin a stop string."""
 
     def __init__(self, add: Add, tokenizer: Tokenizer) -> None:
         self.add = add
@@ -172,11 +189,8 @@ class _Choice:
         text = self.held + new
         if not self.stops:
             return text, None
-        if self.tokens < self.add.params.min_tokens and not last:
-            self.held = ""
-            return text, None
         found = [(text.find(stop), stop) for stop in self.stops if stop in text]
-        if found:
+        if found and self.tokens >= self.add.params.min_tokens:
             at, stop = min(found, key=lambda f: (f[0], len(f[1])))
             keep = at + len(stop) if self.add.params.include_stop_str_in_output else at
             return text[:keep], stop

@@ -4,12 +4,16 @@ Knows which kinds there are; each kind's own file knows the rest.
 """
 
 from collections.abc import Mapping
+from math import prod
 from typing import Protocol
+
+import numpy
+import torch
 
 from pieria.hardware import cpu, cuda, musa
 from pieria.hardware.spec import Device, DeviceSpec, Quantity
 
-__all__ = ["Device", "describe", "find", "free_memory", "present"]
+__all__ = ["Device", "describe", "find", "free_memory", "present", "zeros"]
 
 
 class Kind(Protocol):
@@ -49,6 +53,15 @@ def free_memory(device: Device) -> Quantity:
     """Bytes that this process may still use on the device."""
     kind, _, index = device.name.partition(":")
     return _KINDS[kind].free_memory(int(index or 0))
+
+
+def zeros(device: Device, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
+    """A tensor of zeros on the device; on the host, a page takes memory once it is written to."""
+    if device.torch_device == "cpu":
+        # torch.zeros writes every page; numpy gets pages that the system promises to be zero.
+        count = prod(shape) * dtype.itemsize
+        return torch.from_numpy(numpy.zeros(count, numpy.uint8)).view(dtype).view(shape)
+    return torch.zeros(shape, dtype=dtype, device=device.torch_device)
 
 
 def describe(device: Device, measured: DeviceSpec | None = None) -> list[tuple[str, str]]:

@@ -37,7 +37,8 @@ def measure(device: Device, clock: Clock) -> DeviceSpec:
     flops: operations/s of the best of several square matrix products, of growing size as time
     allows. int8 is multiplied into int32. Dtypes that torch cannot multiply there are left out.
 
-    On the CPU with as many threads as `cpu.threads` says.
+    On the CPU with as many threads as `cpu.threads` says; where other processes keep the cores
+    busy, what is found is what they leave.
     """
     before = torch.get_num_threads()
     if device.torch_device == "cpu":

@@ -23,8 +23,8 @@ class Array:
 class CacheSpec:
     """One of three forms.
 
-    Per token: `token` arrays grow with the request. Windowed: the same with `window`, of which only the last
-    `window` tokens are needed. Per request: `state` arrays of constant size.
+    Per token: `token` arrays grow with the request. Windowed: the same with `window`, of which only
+    the last `window` tokens are needed. Per request: `state` arrays of constant size.
     """
 
     token: tuple[Array, ...] = ()

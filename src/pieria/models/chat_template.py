@@ -28,7 +28,7 @@ CONTINUE = "CONTINUE_FINAL_MESSAGE_TAG "
 
 
 class ChatTemplate:
-    """One template, compiled once; threads may share it. bos, eos: texts of those tokens, if any."""
+    """One template, compiled once; threads may share it. bos, eos: those tokens' texts, if any."""
 
     def __init__(
         self, source: str, bos: str | None, eos: str | None, clock: Clock | None = None
@@ -36,7 +36,7 @@ class ChatTemplate:
         """clock: what `strftime_now` shows. ValueError for bad syntax or a template too long."""
         if len(source) > MAX_TEMPLATE:
             raise ValueError(
-                f"the chat template has {len(source)} characters; at most {MAX_TEMPLATE} are allowed"
+                f"the chat template has {len(source)} characters; {MAX_TEMPLATE} are allowed"
             )
         self.source = source
         self._tokens = {"bos_token": bos, "eos_token": eos}
@@ -60,8 +60,8 @@ class ChatTemplate:
     ) -> str:
         """The conversation as text.
 
-        continue_final_message leaves the last message open instead of starting a new one. ValueError,
-        with the template's own message, when it refuses the messages, fails or does too much.
+        continue_final_message leaves the last message open instead of starting a new one.
+        ValueError, with the template's own message, if it refuses the messages or fails.
         """
         chat = [_with_reasoning(_plain(message)) for message in messages]
         if not continue_final_message:
@@ -117,7 +117,7 @@ class ChatTemplate:
 
 
 def _plain(value: Any, depth: int = 0) -> Any:
-    """A copy out of exact JSON types, so that a template meets no object with methods of its own."""
+    """A copy in exact JSON types, so that a template meets no object with methods of its own."""
     if value is None or type(value) in (str, int, float, bool):
         return value
     if depth > MAX_DEPTH:

@@ -1,7 +1,7 @@
-"""A model on disk, however it is stored: config, tokenizer, chat template, tensors. Torch-free to open.
+"""A model on disk, however it is stored: config, tokenizer, chat template and tensors.
 
-Knows file names and formats. Does not know what a config means or where a tensor belongs.
-Nothing in a checkpoint is run: pickled weights and a repository's own Python code are refused or ignored.
+Knows file names and formats; torch-free but for `tensors`. Does not know what a config means or
+where a tensor belongs. Nothing in a checkpoint is run: pickles are refused, Python code is ignored.
 """
 
 from dataclasses import dataclass, field
@@ -39,7 +39,10 @@ class TensorFile(Protocol):
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """config: the parsed config.json, or what it would be. notes: what a user should know of it."""
+    """config: the parsed config.json, or what it would be. notes: what a user should know.
+
+    generation_config: the parsed generation_config.json, {} if there is none.
+    """
 
     path: Path
     format: Literal["safetensors", "gguf"]
@@ -73,9 +76,8 @@ class Checkpoint:
             kinds = ("eos", "eot", "eom")
             ids = [self.gguf.metadata.get(f"tokenizer.ggml.{kind}_token_id") for kind in kinds]
             found.update(i for i in ids if type(i) is int)
-        if self.tokenizer().eos is not None:
-            found.add(self.tokenizer().eos)
-        return frozenset(found)
+        eos = self.tokenizer().eos
+        return frozenset(found if eos is None else found | {eos})
 
     @cached_property
     def _tokenizer(self) -> Tokenizer:
@@ -121,8 +123,8 @@ def _open_directory(path: Path) -> Checkpoint:
         if not pickled or any(path.glob("*.safetensors*")):
             raise
         raise ValueError(
-            f"{path}: the weights are only there as {pickled[0]}, a pickle, and loading one runs code"
-            " that is in it; convert them to safetensors first"
+            f"{path}: the weights are only there as {pickled[0]}, a pickle, and loading one runs"
+            " code that is in it; convert them to safetensors first"
         ) from error
     config = read_json(path / "config.json")
     notes = []
@@ -154,7 +156,7 @@ def _open_gguf(path: Path) -> Checkpoint:
 
 
 def _chat_template(path: Path) -> str | None:
-    """chat_template.jinja, else "chat_template" of tokenizer_config.json, the default of several."""
+    """chat_template.jinja, else the (default) chat_template of tokenizer_config.json."""
     file = path / "chat_template.jinja"
     if file.is_file():
         return read_bounded(file).decode("utf-8")

@@ -1,6 +1,8 @@
-"""What a model is, as data: layers may differ from each other, forward code does not ask which one it is.
+"""What a model is, as data: layers may differ from each other, forward code does not ask which one
+it is.
 
-Knows shapes and switches. Does not know files, families or devices; a family's `from_hf` makes these.
+Knows shapes and switches. Does not know files, families or devices; a family's `from_hf` makes
+these.
 """
 
 from dataclasses import dataclass
@@ -11,11 +13,13 @@ RopeScaling = Literal["none", "linear", "llama3"]
 
 @dataclass(frozen=True)
 class Rope:
-    """Rotary embedding: dimension pairs turn by position * frequency, frequency_i = theta^(-2i/dim), then scaled.
+    """Rotary embedding: dimension pairs turn by position * frequency, frequency_i =
+    theta^(-2i/dim), then scaled.
 
-    dim: rotated dimensions of a head. scaling "linear" divides every frequency by `factor` (arXiv:2306.15595);
-    "llama3" divides low ones, keeps high ones and blends between (the Llama 3.1 model card's reference code).
-    factors: per-frequency divisors that a file states outright; applied instead of a formula.
+    dim: rotated dimensions of a head. scaling "linear" divides every frequency by `factor`
+    (arXiv:2306.15595); "llama3" divides low ones, keeps high ones and blends between (the Llama 3.1
+    model card's reference code). factors: per-frequency divisors that a file states outright;
+    applied instead of a formula.
     """
 
     theta: float
@@ -30,7 +34,8 @@ class Rope:
 
 @dataclass(frozen=True)
 class AttentionConfig:
-    """Grouped-query attention. window: how many tokens back a token sees, itself included; None: all.
+    """Grouped-query attention. window: how many tokens back a token sees, itself included; None:
+    all.
 
     soft_cap: scores become cap * tanh(score / cap). scale: what q.k is multiplied by.
     """
@@ -48,7 +53,10 @@ class AttentionConfig:
 
 @dataclass(frozen=True)
 class MlpConfig:
-    """down(activation(gate(x)) * up(x)). activation "gelu_tanh" is the tanh approximation of gelu."""
+    """down(activation(gate(x)) * up(x)).
+
+    Activation "gelu_tanh" is the tanh approximation of gelu.
+    """
 
     size: int
     activation: Literal["silu", "gelu", "gelu_tanh"]

@@ -1,7 +1,7 @@
 """What a forward pass needs beyond tokens and weights: positions, and where keys and values are.
 
-`Context` is the contract; `Packed` is the one for whole sequences without a cache (training, golden logits).
-The paged one is the engine's.
+`Context` is the contract; `Packed` is the one for whole sequences without a cache (training, golden
+logits). The paged one is the engine's.
 """
 
 from dataclasses import dataclass
@@ -29,7 +29,10 @@ class Context(Protocol):
 
 @dataclass(frozen=True)
 class Packed:
-    """Whole sequences side by side; nothing is remembered between calls. lengths: tokens of each sequence."""
+    """Whole sequences side by side
+
+    Nothing is remembered between calls. lengths: tokens of each sequence.
+    """
 
     positions_T: Tensor
     lengths: tuple[int, ...]

@@ -1,4 +1,5 @@
-"""A decoder-only transformer from its `ModelConfig`: the one forward pass that serves, trains and is planned.
+"""A decoder-only transformer from its `ModelConfig`: the one forward pass that serves, trains and
+is planned.
 
 Knows layers in order. Does not know families, files, pages or devices.
 """
@@ -10,17 +11,17 @@ from pieria import ops
 from pieria.models.cache_spec import Array, CacheSpec
 from pieria.models.config import ModelConfig
 from pieria.models.context import Context
-from pieria.models.layers import Embedding, Layer, Linear, Logical, Module, Norm
+from pieria.models.layers import Embedding, Layer, Linear, Logical, Module, Norm, Part
 from pieria.models.rope import frequencies
 from pieria.parallel.mesh import Mesh
 from pieria.parallel.shard import vocabulary
 
 
-class Decoder(nn.Module):
+class Decoder(Part):
     """Tokens to hidden states to logits, on this rank's part of the weights.
 
-    Built on the meta device; a loader gives the parameters data. ValueError, naming the weight, if a cut over
-    `mesh` does not divide.
+    Built on the meta device; a loader gives the parameters data. ValueError, naming the weight, if
+    a cut over `mesh` does not divide.
     """
 
     def __init__(self, config: ModelConfig, mesh: Mesh, dtype: torch.dtype) -> None:
@@ -68,7 +69,10 @@ class Decoder(nn.Module):
         }
 
     def cache_specs(self, dtype: torch.dtype | None = None) -> tuple[CacheSpec, ...]:
-        """What each layer remembers on this rank; `dtype` of keys and values, default the model's."""
+        """What each layer remembers on this rank
+
+        `dtype` of keys and values, default the model's.
+        """
         kept = dtype or self.dtype
         specs = []
         for layer in self.config.layers:

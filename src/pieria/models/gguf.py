@@ -36,13 +36,11 @@ FORMATS: Mapping[int, NumberFormat] = {
         (6, "Q5_0", 32, 22),
         (7, "Q5_1", 32, 24),
         (8, "Q8_0", 32, 34),
-        (9, "Q8_1", 32, 36),
         (10, "Q2_K", 256, 84),
         (11, "Q3_K", 256, 110),
         (12, "Q4_K", 256, 144),
         (13, "Q5_K", 256, 176),
         (14, "Q6_K", 256, 210),
-        (15, "Q8_K", 256, 292),
         (16, "IQ2_XXS", 256, 66),
         (17, "IQ2_XS", 256, 74),
         (18, "IQ3_XXS", 256, 98),
@@ -63,7 +61,7 @@ FORMATS: Mapping[int, NumberFormat] = {
         (39, "MXFP4", 32, 17),
     ]
 }
-"""enum ggml_type -> format. Numbers that are not here were withdrawn, or are newer than this."""
+"""enum ggml_type -> format. Others were withdrawn, are newer than this, or occur in no file."""
 
 NUMBERS: Mapping[int, str] = {
     0: "B",

@@ -7,7 +7,10 @@ from pieria.models.config import Rope
 
 
 class Keys:
-    """The keys of one config. Every getter raises ValueError where the value is missing or of a wrong kind."""
+    """The keys of one config.
+
+    Every getter raises ValueError where the value is missing or of a wrong kind.
+    """
 
     def __init__(self, values: Mapping[str, Any], source: str) -> None:
         self.values = values
@@ -57,13 +60,17 @@ class Keys:
             raise ValueError(f"{self.source}: {key}={value!r}: {why}")
 
     def rope(self, dim: int, default_theta: float = 10000.0) -> Rope:
-        """From `rope_theta` and `rope_scaling`, or from `rope_parameters`, which newer files have instead."""
+        """From `rope_theta` and `rope_scaling`, or from `rope_parameters`, which newer files have
+        instead.
+        """
         if self.has("rope_parameters"):
             scaling = self.part("rope_parameters")
             theta = scaling.number("rope_theta", default_theta)
         else:
             theta = self.number("rope_theta", default_theta)
-            scaling = self.part("rope_scaling") if self.has("rope_scaling") else Keys({}, self.source)
+            scaling = (
+                self.part("rope_scaling") if self.has("rope_scaling") else Keys({}, self.source)
+            )
         kind = scaling.values.get("rope_type", scaling.values.get("type", "default"))
         if kind == "default":
             return Rope(theta, dim)

@@ -1,12 +1,14 @@
 """The parts a decoder is made of. Each weight says here, once, how it is cut over ranks.
 
-Knows logical weights, their shards and the ops that use them. Does not know files, pages or devices.
+Knows logical weights, their shards and the ops that use them. Does not know files, pages or
+devices.
 
-T tokens of the packed batch; D hidden; H query heads, G key heads, K head dimensions; F feed-forward; V vocabulary;
-I inputs, O outputs of a linear. Sizes inside a module are those of this rank.
+T tokens of the packed batch; D hidden; H query heads, G key heads, K head dimensions; F
+feed-forward; V vocabulary; I inputs, O outputs of a linear. Sizes inside a module are those of this
+rank.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -30,8 +32,15 @@ class Logical:
     shard: Shard
 
 
-class Module(nn.Module):
-    """A module that declares its own weights; parameters have no data until a loader gives them some.
+class Part(nn.Module):
+    """A module whose call gives one tensor."""
+
+    __call__: Callable[..., Tensor]
+
+
+class Module(Part):
+    """A module that declares its own weights; parameters have no data until a loader gives them
+    some.
 
     path: the module's name in the model.
     """
@@ -43,16 +52,18 @@ class Module(nn.Module):
         self.dtype = dtype
         self.logical: dict[str, Logical] = {}
 
-    def declare(self, name: str, shape: tuple[int, ...], shard: Shard) -> None:
-        """Add this rank's part of a weight as parameter `name`. ValueError if the cut does not divide."""
+    def declare(self, name: str, shape: tuple[int, ...], shard: Shard) -> nn.Parameter:
+        """This rank's part of a weight, to be assigned to attribute `name`.
+
+        ValueError if the cut does not divide.
+        """
         self.logical[name] = Logical(shape, shard)
         size = self.mesh.group(shard.axis).size if shard.axis else 1
         try:
             local = shard.local(shape, size)
         except ValueError as error:
             raise ValueError(f"{self.path}.{name}: {error}") from error
-        empty = torch.empty(local, dtype=self.dtype, device="meta")
-        self.register_parameter(name, nn.Parameter(empty))
+        return nn.Parameter(torch.empty(local, dtype=self.dtype, device="meta"))
 
 
 class Linear(Module):
@@ -70,11 +81,9 @@ class Linear(Module):
     ) -> None:
         super().__init__(path, mesh, dtype)
         self.summed = mesh.group("tp") if shard.dim == 1 else None
-        self.declare("weight", (outputs, inputs), shard)
-        if bias:
-            self.declare("bias", (outputs,), REPLICATED if self.summed else shard)
-        else:
-            self.bias = None
+        self.weight = self.declare("weight", (outputs, inputs), shard)
+        bias_shard = REPLICATED if self.summed else shard
+        self.bias = self.declare("bias", (outputs,), bias_shard) if bias else None
 
     def forward(self, x_TI: Tensor) -> Tensor:
         if self.summed is None:
@@ -91,7 +100,7 @@ class Norm(Module):
     ) -> None:
         super().__init__(path, mesh, dtype)
         self.config = config
-        self.declare("weight", (size,), REPLICATED)
+        self.weight = self.declare("weight", (size,), REPLICATED)
 
     def forward(self, x_TD: Tensor) -> Tensor:
         return ops.rms_norm(x_TD, self.weight, self.config.eps, self.config.eps_outside)
@@ -105,7 +114,7 @@ class Embedding(Module):
     ) -> None:
         super().__init__(path, mesh, dtype)
         self.group = mesh.group("tp")
-        self.declare("weight", (vocabulary_size, hidden), vocabulary())
+        self.weight = self.declare("weight", (vocabulary_size, hidden), vocabulary())
         self.first = self.group.index * self.weight.shape[0]
 
     def forward(self, tokens_T: Tensor) -> Tensor:
@@ -115,7 +124,7 @@ class Embedding(Module):
         return ops.all_gather(ops.linear(x_RD, self.weight), self.group)
 
 
-class Attention(nn.Module):
+class Attention(Part):
     """Grouped-query attention with rotary positions. Cut by heads."""
 
     def __init__(
@@ -139,9 +148,9 @@ class Attention(nn.Module):
 
     def forward(self, x_TD: Tensor, context: Context, angles: Angles) -> Tensor:
         size = self.config.head_dim
-        q_THK = self.q(x_TD).unflatten(-1, (-1, size))
-        k_TGK = self.k(x_TD).unflatten(-1, (-1, size))
-        v_TGK = self.v(x_TD).unflatten(-1, (-1, size))
+        q_THK = self.q(x_TD).view(len(x_TD), -1, size)
+        k_TGK = self.k(x_TD).view(len(x_TD), -1, size)
+        v_TGK = self.v(x_TD).view(len(x_TD), -1, size)
         cos_TR, sin_TR = angles[self.config.rope]
         q_THK = ops.rope(q_THK, cos_TR, sin_TR)
         k_TGK = ops.rope(k_TGK, cos_TR, sin_TR)
@@ -149,7 +158,7 @@ class Attention(nn.Module):
         return self.o(y_THK.flatten(1))
 
 
-class Mlp(nn.Module):
+class Mlp(Part):
     """down(activation(gate(x)) * up(x)). Cut by feed-forward rows."""
 
     def __init__(
@@ -169,7 +178,7 @@ class Mlp(nn.Module):
         return self.down(ops.geglu(gate_TF, up_TF, self.config.activation == "gelu_tanh"))
 
 
-class Layer(nn.Module):
+class Layer(Part):
     """x += attention(norm(x)); x += mlp(norm(x))."""
 
     def __init__(

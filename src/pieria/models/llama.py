@@ -39,7 +39,9 @@ GGUF_INTERLEAVED = ("attention.q", "attention.k")
 
 def from_hf(keys: Keys) -> ModelConfig:
     bias = keys.flag("attention_bias", False)
-    return uniform(keys, "llama", qkv_bias=bias, out_bias=bias, mlp_bias=keys.flag("mlp_bias", False))
+    return uniform(
+        keys, "llama", qkv_bias=bias, out_bias=bias, mlp_bias=keys.flag("mlp_bias", False)
+    )
 
 
 def uniform(

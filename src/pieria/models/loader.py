@@ -1,4 +1,5 @@
-"""Weights from a checkpoint into a `Decoder`: streamed, cut for this rank, converted, and none forgotten.
+"""Weights from a checkpoint into a `Decoder`: streamed, cut for this rank, converted, and none
+forgotten.
 
 Knows names, shards and what a family's files do differently. Does not know file formats.
 """
@@ -34,8 +35,9 @@ def load(
 ) -> None:
     """Give every parameter of `model` its data on `device`, one tensor at a time.
 
-    Host memory beyond the weights stays below one tensor. `advance(elements)` is called after each. ValueError that
-    names the tensors if one is missing, left over, or of another shape than the config says.
+    Host memory beyond the weights stays below one tensor. `advance(elements)` is called after each.
+    ValueError that names the tensors if one is missing, left over, or of another shape than the
+    config says.
     """
     keys = Keys(checkpoint.config, str(checkpoint.path))
     tensors = checkpoint.tensors()
@@ -92,13 +94,17 @@ def _read(
 
 
 def _deinterleave(part: Tensor, name: str, source: Family, model: Decoder) -> Tensor:
-    """Rows of each head from pairs side by side (0, 1), (2, 3) to halves: 0, 2, 4, ... 1, 3, 5, ..."""
+    """Rows of each head from pairs side by side (0, 1), (2, 3) to halves:
+
+    0, 2, 4, ... 1, 3, 5, ...
+    """
     module = name.rpartition(".")[0]
     if not module.endswith(source.GGUF_INTERLEAVED):
         return part
     layer = int(module.split(".")[1])
-    heads = part.unflatten(0, (-1, model.config.layers[layer].attention.head_dim // 2, 2))
-    return heads.transpose(1, 2).flatten(0, 2).contiguous()
+    pairs = model.config.layers[layer].attention.head_dim // 2
+    heads = part.view(-1, pairs, 2, *part.shape[1:])
+    return heads.transpose(1, 2).reshape(part.shape)
 
 
 def _some(names: list[str], limit: int = 8) -> str:

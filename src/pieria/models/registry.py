@@ -15,8 +15,10 @@ class Family(Protocol):
     GGUF_INTERLEAVED: modules whose rows GGUF files keep in interleaved rotary order.
     """
 
-    NAMES: Mapping[str, str]
-    GGUF_INTERLEAVED: tuple[str, ...]
+    @property
+    def NAMES(self) -> Mapping[str, str]: ...  # noqa: N802
+    @property
+    def GGUF_INTERLEAVED(self) -> tuple[str, ...]: ...  # noqa: N802
 
     def from_hf(self, keys: Keys) -> ModelConfig:
         """ValueError, naming key and value, for what is not supported."""

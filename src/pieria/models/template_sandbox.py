@@ -12,6 +12,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime
 from functools import wraps
+from string import Formatter
 from types import CodeType
 from typing import Any, NoReturn, cast
 
@@ -26,10 +27,13 @@ from jinja2.visitor import NodeTransformer
 
 from pieria.clock import Clock
 
-WORK = 1 << 28
-"""The budget of one rendering: 1 for a character or list element, `STEP` for a loop turn or call."""
+WORK = 1 << 27
+"""The budget of one rendering: 1 for a character; some seconds and some hundred MB at most."""
 
-STEP = 64
+ELEMENT, TURN, CALL = 8, 64, 256
+"""What an element of a list, a loop's turn and a call cost, about as characters would."""
+
+MAX_EXPONENT = 64
 
 MAX_WIDTH = 1 << 12
 """The largest width or count for a function that pads, fills or repeats."""
@@ -38,19 +42,28 @@ MAX_BITS = 1 << 12
 """Of an integer that a template computes."""
 
 WIDTH_TAKERS = frozenset(
-    "batch center expandtabs indent ljust rjust round slice tojson truncate wordwrap zfill".split()
+    {
+        *("batch", "center", "expandtabs", "indent", "ljust", "rjust", "round", "slice", "tojson"),
+        *("truncate", "wordwrap", "zfill"),
+    }
 )
 """Filters and string methods whose integer arguments are widths or counts."""
 
-WIDE_FIELD = re.compile(r"%[^a-zA-Z%]*(\*|\d{4})|\{[^{}]*:[^{}]*(\{|\d{4})")
-"""A conversion of % or of str.format whose width is computed, or has four digits and more."""
+FOUR_DIGITS = re.compile(r"\d{4}")
+WIDE_PERCENT = re.compile(r"%[^a-zA-Z%]*(\*|\d{4})")
+"""In formats: a width (or precision) that is computed, or has four digits and more."""
 
-WRITERS = frozenset("format join pprint string tojson urlencode wordwrap xmlattr".split())
+GLANCES = frozenset({"count", "d", "default", "first", "length"})
+"""Filters that cost the same however long their arguments are."""
+
+WRITERS = frozenset(
+    {"format", "join", "pprint", "string", "tojson", "urlencode", "wordwrap", "xmlattr"}
+)
 """Those that write all of their arguments out, lists in lists too."""
 
 
 class Sandbox(ImmutableSandboxedEnvironment):
-    """The environment of one rendering, with its budget. What fails in it raises TemplateError."""
+    """The environment of one rendering, with its budget. SecurityError when that is spent."""
 
     intercepted_binops = frozenset({"+", "*", "**", "%"})
 
@@ -72,9 +85,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
         self.globals["dict"] = _dict
         self.globals["namespace"] = _Namespace
         self.globals["raise_exception"] = _raise_exception
-        self.globals["strftime_now"] = lambda format: (
-            datetime.fromtimestamp(clock.wall()).strftime(format)
-        )
+        self.globals["strftime_now"] = lambda form: _local_time(clock).strftime(form)
 
     def compiled(self, source: str) -> CodeType:
         """Bytecode that any Sandbox can run. TemplateSyntaxError for bad syntax."""
@@ -83,15 +94,16 @@ class Sandbox(ImmutableSandboxedEnvironment):
 
     def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
         numbers = isinstance(left, int | float) and isinstance(right, int | float)
-        if operator == "**" and not (numbers and abs(right) <= STEP):
-            raise SecurityError("** takes numbers, and no exponent above 64")
+        if operator == "**" and not (numbers and abs(right) <= MAX_EXPONENT):
+            raise SecurityError(f"** takes no exponent above {MAX_EXPONENT}")
         if operator == "%" and isinstance(left, str):
-            self._pay_format(left, "%", [right])
+            self._pay_percent(left, [right])
         if operator == "*" and not numbers:
             items, count = (left, right) if isinstance(right, int) else (right, left)
-            self.pay(len(items) * max(count, 0))
+            self._paid(items, max(count, 0))
         if operator == "+" and not numbers:
-            self.pay(len(left) + len(right))
+            self._paid(left)
+            self._paid(right)
         value = super().call_binop(context, operator, left, right)
         if isinstance(value, int) and value.bit_length() > MAX_BITS:
             raise SecurityError(f"{operator} makes an integer of more than {MAX_BITS} bits")
@@ -110,7 +122,13 @@ class Sandbox(ImmutableSandboxedEnvironment):
             return None
 
         def metered(*args: Any, **kwargs: Any) -> str:
-            self._pay_format(value.__self__, "{", [*args, *kwargs.values()])
+            fields = [
+                spec for _, _, spec, _ in Formatter().parse(value.__self__) if spec is not None
+            ]
+            if any("{" in spec or FOUR_DIGITS.search(spec) for spec in fields):
+                raise SecurityError(f"a format whose fields are computed or too wide: {fields}")
+            for _ in fields:
+                self._written([*args, *kwargs.values()])
             return wrapped(*args, **kwargs)
 
         return metered
@@ -120,9 +138,12 @@ class Sandbox(ImmutableSandboxedEnvironment):
         if self._left < 0:
             raise SecurityError("the chat template does too much: it loops or grows without end")
 
-    def _paid(self, value: Any) -> Any:
-        if isinstance(value, str | list | tuple | dict):
-            self.pay(len(value))
+    def _paid(self, value: Any, times: int = 1) -> Any:
+        """Pay for what is as large as the value."""
+        if isinstance(value, str):
+            self.pay(len(value) * times)
+        elif isinstance(value, list | tuple | dict):
+            self.pay(len(value) * times * ELEMENT)
         return value
 
     def _written(self, value: Any) -> Any:
@@ -132,30 +153,31 @@ class Sandbox(ImmutableSandboxedEnvironment):
         elif isinstance(value, dict):
             self._written(list(value.items()))
         elif isinstance(value, list | tuple):
-            self.pay(len(value))
+            self.pay(TURN * len(value))
             for item in value:
                 self._written(item)
         return value
 
     def _pay_for(self, name: str, values: list[Any]) -> None:
-        """Pay for a call of a filter or function with these arguments, a method's owner among them."""
-        self.pay(STEP)
-        for value in values:
+        """Pay for a call with these arguments, a method's owner among them."""
+        self.pay(CALL)
+        for value in () if name in GLANCES else values:
             self._written(value) if name in WRITERS else self._paid(value)
             if name in WIDTH_TAKERS and isinstance(value, int) and abs(value) > MAX_WIDTH:
                 raise SecurityError(f"{name} takes no number above {MAX_WIDTH}, not {value}")
         texts = [value for value in values if isinstance(value, str)]
+        if name == "format" and texts:
+            self._pay_percent(texts[0], values)
         if name == "replace" and len(texts) > 2:
             self.pay(texts[0].count(texts[1]) * len(texts[2]))
         elif name in ("join", "wordwrap"):  # a text between the pieces of another value
             pieces = max((len(v) for v in values if isinstance(v, str | list | tuple)), default=0)
             self.pay(pieces * min((len(text) for text in texts), default=0))
 
-    def _pay_format(self, form: str, mark: str, values: list[Any]) -> None:
-        if WIDE_FIELD.search(form):
-            raise SecurityError(f"a format with computed or very wide fields: {form[:80]!r}")
-        self.pay(STEP)
-        for _ in range(form.count(mark)):
+    def _pay_percent(self, form: str, values: list[Any]) -> None:
+        if WIDE_PERCENT.search(form):
+            raise SecurityError(f"a format whose fields are computed or too wide: {form[:80]!r}")
+        for _ in range(form.count("%")):
             self._written(values)
 
     def _metered(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
@@ -170,7 +192,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
 
     def _turns(self, items: Iterable[Any]) -> Iterator[Any]:
         for item in items:
-            self.pay(STEP)
+            self.pay(TURN)
             yield item
 
     def _concat(self, parts: list[Any]) -> str:
@@ -179,7 +201,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
 
     def _range(self, *args: int) -> range:
         numbers = range(*args)
-        self.pay(len(numbers) * STEP)
+        self.pay(len(numbers) * TURN)
         return numbers
 
 
@@ -229,6 +251,10 @@ class _Namespace(Namespace):
 def _check_name(name: Any) -> None:
     if isinstance(name, str) and name.startswith("_"):
         raise SecurityError(f"a namespace has no names that begin with an underscore: {name!r}")
+
+
+def _local_time(clock: Clock) -> datetime:
+    return datetime.fromtimestamp(clock.wall())
 
 
 def _dict(*args: Any, **kwargs: Any) -> dict[Any, Any]:

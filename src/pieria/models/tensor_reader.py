@@ -14,7 +14,7 @@ from torch import Tensor
 from pieria.models import gguf_tensors
 from pieria.models.stored_tensor import StoredTensor
 
-BLOCK_BYTES = 512 << 10
+BLOCK_BYTES = 128 << 10
 
 
 def _plain(dtype: torch.dtype) -> Callable[[Tensor], Tensor]:
@@ -32,7 +32,7 @@ DECODERS: Mapping[str, Callable[[Tensor], Tensor]] = {
     "Q4_0": gguf_tensors.q4_0,
     "Q4_1": gguf_tensors.q4_1,
 }
-"""NumberFormat.name -> uint8 [blocks, bytes of a block] to numbers [blocks, elements of a block]."""
+"""NumberFormat.name -> uint8 [blocks, bytes of a block] to [blocks, elements of a block]."""
 
 
 class TensorReader:
@@ -127,7 +127,7 @@ class _Copy:
                 out_RC[row : row + count, low - first : high - first].copy_(part)
 
     def fill(self, at: int, rows: int, blocks: int, row_bytes: int) -> None:
-        """Read `blocks` blocks of each of `rows` rows into the buffer, the first's from byte `at`."""
+        """Read `blocks` blocks of each of `rows` rows into the buffer, the first's at byte `at`."""
         length = blocks * self.numbers.block_bytes
         if length == row_bytes:
             rows, length = 1, rows * length

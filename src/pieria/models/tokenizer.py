@@ -36,7 +36,7 @@ class PreTokenizer:
 
 GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)"
 LLAMA3 = (
-    r"(?:'[sS]|'[tT]|'[rR][eE]|'[vV][eE]|'[mM]|'[lL][lL]|'[dD])|[^\r\n\p{L}\p{N}]?\p{L}+"
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+"
     r"|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 QWEN2 = LLAMA3.replace(r"\p{N}{1,3}", r"\p{N}")
@@ -52,8 +52,8 @@ PRE_TOKENIZERS: Mapping[str, PreTokenizer] = {
     "qwen2": PreTokenizer((QWEN2,), nfc=True),
     "deepseek-r1-qwen": PreTokenizer((QWEN2,), nfc=True),
 }
-"""tokenizer.ggml.pre -> what it stands for. Source: llama-vocab.cpp of llama.cpp; nfc: Qwen2's own
-tokenizer.json, which llama.cpp leaves out."""
+"""tokenizer.ggml.pre -> what it stands for. Source: llama-vocab.cpp of llama.cpp, which quotes the
+original patterns; nfc, which it leaves out: Qwen2's tokenizer.json."""
 
 CONTROL, USER_DEFINED = 3, 4
 """tokenizer.ggml.token_type of tokens found in text as they stand; control tokens are special."""
@@ -144,7 +144,7 @@ class Tokenizer:
             raise ValueError(f"{source}: {error}") from None
 
     def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
-        """Special tokens that occur in the text are found either way; the flag is for those around it.
+        """Special tokens in the text are found either way; the flag is for those put around it.
 
         ValueError for a lone surrogate.
         """
@@ -176,7 +176,7 @@ class Tokenizer:
 
 
 class Decoder:
-    """One output's ids to text, as they come. What `push` and `flush` return adds up to `decode`."""
+    """One output's ids to text, as they come. What the methods return adds up to `decode`."""
 
     def __init__(self, tokenizer: Tokenizer, skip_special: bool, strip_first_space: bool) -> None:
         self._tokenizer = tokenizer
@@ -219,7 +219,7 @@ def _byte_level_bpe(
 ) -> tokenizers.Tokenizer:
     """ValueError for a vocabulary that is not sound."""
     if not isinstance(tokens, list) or not isinstance(merges, list):
-        raise ValueError("tokenizer.ggml.tokens and .merges must be there, as arrays of strings")
+        raise ValueError("tokenizer.ggml.tokens and merges must be arrays of strings")
     vocabulary = {token: id for id, token in enumerate(tokens)}
     if len(vocabulary) < len(tokens):
         twice = next(token for id, token in enumerate(tokens) if vocabulary[token] != id)
@@ -251,7 +251,7 @@ def _byte_level_bpe(
 
 @dataclass(frozen=True)
 class _Spelling:
-    """How a vocabulary writes bytes. bytes_of: from a token's text, and whether it was added whole."""
+    """How a vocabulary writes bytes. bytes_of: of a token's text, and whether it was added."""
 
     bytes_of: Callable[[str, bool], bytes]
     strip_first_space: bool = False

@@ -44,8 +44,8 @@ def _(out: Tensor, logits_TV: Tensor, targets_T: Tensor, ignore: int = -100) -> 
 
 
 @cross_entropy.row
-def _(i: int, logits_TV: Tensor, targets_T: Tensor, *options: Any) -> tuple[Any, ...]:
-    return logits_TV[i : i + 1], targets_T[i : i + 1], *options
+def _(i: int, logits_TV: Tensor, targets_T: Tensor, *rest: Any, **options: Any) -> tuple[Any, ...]:
+    return logits_TV[i : i + 1], targets_T[i : i + 1], *rest
 
 
 @cross_entropy.cases

@@ -21,7 +21,7 @@ def embedding(tokens_T: Tensor, weight_VD: Tensor, first: int = 0) -> Tensor:
     row_T = tokens_T - first
     outside_T = (row_T < 0) | (row_T >= weight_VD.shape[0])
     x_TD = F.embedding(row_T.masked_fill(outside_T, 0), weight_VD)
-    return x_TD.masked_fill(outside_T.unsqueeze(-1), 0)
+    return x_TD.masked_fill_(outside_T.unsqueeze(-1), 0)
 
 
 @embedding.shapes
@@ -43,7 +43,7 @@ def _(out: Tensor, tokens_T: Tensor, weight_VD: Tensor, first: int = 0) -> Backw
 
 
 @embedding.row
-def _(i: int, tokens_T: Tensor, *rest: Any) -> tuple[Any, ...]:
+def _(i: int, tokens_T: Tensor, *rest: Any, **options: Any) -> tuple[Any, ...]:
     return tokens_T[i : i + 1], *rest
 
 

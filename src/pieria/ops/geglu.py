@@ -40,8 +40,8 @@ def _(out: Tensor, gate_TF: Tensor, up_TF: Tensor, tanh: bool = True) -> Backwar
 
 
 @geglu.row
-def _(i: int, gate_TF: Tensor, up_TF: Tensor, *options: Any) -> tuple[Any, ...]:
-    return gate_TF[i : i + 1], up_TF[i : i + 1], *options
+def _(i: int, gate_TF: Tensor, up_TF: Tensor, *rest: Any, **options: Any) -> tuple[Any, ...]:
+    return gate_TF[i : i + 1], up_TF[i : i + 1], *rest
 
 
 @geglu.cases

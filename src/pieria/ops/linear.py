@@ -40,8 +40,8 @@ def _(out: Tensor, x: Tensor, weight_OI: Tensor, bias_O: Tensor | None = None) -
 
 
 @linear.row
-def _(i: int, x: Tensor, weight_OI: Tensor, bias_O: Tensor | None = None) -> tuple[Any, ...]:
-    return x[i : i + 1], weight_OI, bias_O
+def _(i: int, x: Tensor, *rest: Any, **options: Any) -> tuple[Any, ...]:
+    return x[i : i + 1], *rest
 
 
 @linear.cases

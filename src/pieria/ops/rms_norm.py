@@ -21,7 +21,9 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float, eps_outside: bool = False) -
     """
     wide = widen(x)
     mean_square = wide.pow(2).mean(-1, keepdim=True)
-    scale = 1 / (mean_square.sqrt() + eps) if eps_outside else torch.rsqrt(mean_square + eps)
+    scale = (
+        (mean_square.sqrt() + eps).reciprocal() if eps_outside else torch.rsqrt(mean_square + eps)
+    )
     return (wide * scale).to(x.dtype) * weight
 
 
@@ -51,8 +53,8 @@ def _(out: Tensor, x: Tensor, weight: Tensor, eps: float, eps_outside: bool = Fa
 
 
 @rms_norm.row
-def _(i: int, x: Tensor, weight: Tensor, *options: Any) -> tuple[Any, ...]:
-    return x[i : i + 1], weight, *options
+def _(i: int, x: Tensor, *rest: Any, **options: Any) -> tuple[Any, ...]:
+    return x[i : i + 1], *rest
 
 
 @rms_norm.cases

@@ -20,10 +20,13 @@ def rope(x_THK: Tensor, cos_TR: Tensor, sin_TR: Tensor) -> Tensor:
     """
     pairs = cos_TR.shape[1]
     cos_T1R, sin_T1R = widen(cos_TR)[:, None], widen(sin_TR)[:, None]
-    a_THR, b_THR, rest = torch.split(x_THK, [pairs, pairs, x_THK.shape[2] - 2 * pairs], dim=-1)
-    a_THR, b_THR = widen(a_THR), widen(b_THR)
-    turned = a_THR * cos_T1R - b_THR * sin_T1R, b_THR * cos_T1R + a_THR * sin_T1R
-    return torch.cat([*(t.to(x_THK.dtype) for t in turned), rest], dim=-1)
+    wide_THK = widen(x_THK)
+    a_THR, b_THR, rest = wide_THK.tensor_split([pairs, 2 * pairs], dim=-1)
+    turned = [
+        torch.addcmul(a_THR * cos_T1R, b_THR, sin_T1R, value=-1),
+        torch.addcmul(b_THR * cos_T1R, a_THR, sin_T1R),
+    ]
+    return torch.cat([*turned, rest], dim=-1).to(x_THK.dtype)
 
 
 rope.constants = ("cos_TR", "sin_TR")

@@ -39,19 +39,22 @@ def _(
 
 
 @rotary.row
-def _(i: int, positions_T: Tensor, *rest: Any) -> tuple[Any, ...]:
+def _(i: int, positions_T: Tensor, *rest: Any, **options: Any) -> tuple[Any, ...]:
     return positions_T[i : i + 1], *rest
 
 
 @rotary.cases
 def _(make: Inputs) -> Iterator[Case]:
-    # The rounding error of an angle grows with the position, as that of a sum of so many terms.
-    yield Case("start", (make.integers(0, 8, 3), _frequencies(make, 2)), reduction=8)
-    yield Case("far", (make.integers(0, 4096, 33), _frequencies(make, 32)), reduction=4096)
-    yield Case("magnitude", (make.integers(0, 64, 5), _frequencies(make, 16), 1.25), reduction=64)
+    def case(name: str, tokens: int, pairs: int, last: int, bench: bool = False, **k: Any) -> Case:
+        # An angle is off by a rounding of the position, as a sum of position^2 terms is.
+        arguments = (make.integers(0, last, tokens), _frequencies(make, pairs))
+        return Case(name, arguments, k, last**2, bench)
+
+    yield case("start", 3, 2, 8)
+    yield case("far", 33, 32, 4096)
+    yield case("magnitude", 5, 16, 64, magnitude=1.25)
     for tokens in (1, 32, 512):
-        arguments = (make.integers(0, 4096, tokens), _frequencies(make, 32))
-        yield Case(f"{tokens}x32", arguments, reduction=4096, bench=True)
+        yield case(f"{tokens}x32", tokens, 32, 4096, bench=True)
 
 
 def _frequencies(make: Inputs, pairs: int) -> Tensor:

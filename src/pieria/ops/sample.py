@@ -229,7 +229,7 @@ def gumbel(keys_R: Tensor, tokens: Tensor) -> Tensor:
     and never 0 or 1.
     """
     bits = splitmix64(keys_R[:, None] + (tokens + 1) * _signed(_STEP))
-    u = (_shift(bits, 12) + 0.5) * 2.0**-52
+    u = (_shift(bits, 12).double() + 0.5) * 2.0**-52
     return -torch.log(-torch.log(u))
 
 

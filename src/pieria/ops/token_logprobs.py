@@ -37,18 +37,21 @@ def token_logprobs(
 def most_likely(logits_RV: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """The `count` largest logits of each row and their tokens, in order, the lower of equals first.
 
-    `topk` may keep any of several equal logits at the border; here those with the lowest tokens.
+    `topk` keeps any of several equal logits at the border; they are replaced by the lowest ones.
     """
     if count == 0:
         empty = logits_RV.new_empty(logits_RV.shape[0], 0)
         return empty, empty.long()
-    least_R1 = logits_RV.topk(count).values[:, -1:]
-    above_RV, border_RV = logits_RV > least_R1, logits_RV == least_R1
-    room_R1 = count - above_RV.sum(-1, keepdim=True)
-    chosen_RV = above_RV | (border_RV & (border_RV.cumsum(-1) <= room_R1))
-    ids_V = torch.arange(logits_RV.shape[1], device=logits_RV.device)
-    last = logits_RV.shape[1]
-    tokens_RC = torch.where(chosen_RV, ids_V, last).topk(count, largest=False).values
+    top_RC, tokens_RC = logits_RV.topk(count)
+    least_R1 = top_RC[:, -1:]
+    row_B, token_B = (logits_RV == least_R1).nonzero(as_tuple=True)
+    equals_R = row_B.bincount(minlength=len(logits_RV))
+    above_R = (top_RC > least_R1).sum(-1)
+    shift_R = above_R - (equals_R.cumsum(0) - equals_R)
+    place_B = torch.arange(len(row_B), device=row_B.device) + shift_R[row_B]
+    kept_B = place_B < count
+    tokens_RC[row_B[kept_B], place_B[kept_B]] = token_B[kept_B]
+    tokens_RC = tokens_RC.sort(dim=-1).values
     order = logits_RV.gather(1, tokens_RC).sort(dim=-1, descending=True, stable=True)
     return order.values, tokens_RC.gather(1, order.indices)
 
@@ -70,8 +73,8 @@ def _(out: tuple[Tensor, ...], logits_RV: Tensor, tokens_R: Tensor, top: int) ->
 
 
 @token_logprobs.row
-def _(i: int, logits_RV: Tensor, tokens_R: Tensor, top: int) -> tuple[Any, ...]:
-    return logits_RV[i : i + 1], tokens_R[i : i + 1], top
+def _(i: int, logits_RV: Tensor, tokens_R: Tensor, *rest: Any, **options: Any) -> tuple[Any, ...]:
+    return logits_RV[i : i + 1], tokens_R[i : i + 1], *rest
 
 
 @token_logprobs.cases

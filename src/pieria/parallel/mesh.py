@@ -15,7 +15,8 @@ class Group:
     """The ranks that share work along one axis, as one of them sees it.
 
     ranks: global ranks in order; index: this rank's place among them.
-    handle: the torch.distributed process group; None for a group that has not been connected or has one rank.
+    handle: the torch.distributed process group; None for a group that has not been connected or has
+    one rank.
     """
 
     axis: str
@@ -30,7 +31,10 @@ class Group:
 
 @dataclass(frozen=True)
 class Mesh:
-    """A grid of dp x pp x cp x tp ranks as `rank` sees it; `ep` is folded over the dp x cp x tp ranks of a stage."""
+    """A grid of dp x pp x cp x tp ranks as `rank` sees it
+
+    `ep` is folded over the dp x cp x tp ranks of a stage.
+    """
 
     dp: int = 1
     pp: int = 1

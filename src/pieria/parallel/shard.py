@@ -1,7 +1,7 @@
 """The one shard rule: how a weight is cut over the ranks of a group.
 
-Every weight of a model states its `Shard` once, where it is created; the loader, the runner and the planner
-all read that statement. Knows logical shapes. Does not know files, formats or devices.
+Every weight of a model states its `Shard` once, where it is created; the loader, the runner and the
+planner all read that statement. Knows logical shapes. Does not know files, formats or devices.
 """
 
 from dataclasses import dataclass
@@ -9,7 +9,8 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Shard:
-    """A cut of dimension `dim` over mesh axis `axis`, in units of `granularity` logical rows that stay together.
+    """A cut of dimension `dim` over mesh axis `axis`, in units of `granularity` logical rows that
+    stay together.
 
     kind: what the cut is called in messages. axis: None means that every rank holds the whole.
     """

@@ -12,8 +12,8 @@ from pieria.server import status
 from pieria.server.chat import chat_completions
 from pieria.server.completions import completions
 from pieria.server.config import ServerConfig
+from pieria.server.edge import Edge, Endpoint, Route, require_key
 from pieria.server.errors import ApiError, shown
-from pieria.server.http import Edge, Endpoint, Route, require_key
 from pieria.server.keys import read_keys
 from pieria.server.state import ServerState
 from pieria.server.tokens import detokenize, tokenize

@@ -9,8 +9,10 @@ from msgspec import UNSET, UnsetType
 
 from pieria.engine.plan import Logprob
 from pieria.engine.text import Delta
+from pieria.models.chat_template import ChatTemplate
 from pieria.models.tokenizer import Tokenizer
 from pieria.server.config import ServerConfig
+from pieria.server.edge import Exchange
 from pieria.server.errors import invalid, shown
 from pieria.server.generate import (
     Collected,
@@ -21,12 +23,12 @@ from pieria.server.generate import (
     check_common,
     check_logprobs,
     collect,
+    encode,
     generate,
     prompt_logprobs,
     sampling,
     top_logprob,
 )
-from pieria.server.http import Exchange
 from pieria.server.responses import (
     DONE,
     ChatChoice,
@@ -57,22 +59,35 @@ async def chat_completions(exchange: Exchange) -> None:
         await exchange.reply(answer.whole(await collect(job, exchange, served)))
 
 
+def template(config: ServerConfig, source: str | None, tokenizer: Tokenizer) -> ChatTemplate | None:
+    """The template that `config` names, else the model's own `source`.
+
+    None if there is neither. ValueError if it cannot be read or is not one.
+    """
+    path = config.chat_template
+    if path is not None:
+        try:
+            source = path.read_text(encoding="utf-8")
+        except OSError as error:
+            raise ValueError(f"chat_template: cannot read {path}: {error.strerror}") from error
+        except UnicodeDecodeError as error:
+            raise ValueError(f"chat_template: {path} must be UTF-8 text: {error}") from error
+    if source is None:
+        return None
+    ends = (tokenizer.bos, tokenizer.eos)
+    bos, eos = (None if token is None else tokenizer.token_text(token) for token in ends)
+    return ChatTemplate(source, bos, eos)
+
+
 def render(request: ChatRequest | TokenizeRequest, served: Served) -> Prompt:
-    """The conversation as the model's template writes it, and its tokens. ApiError 400 if the template refuses it."""
+    """The conversation as the model's template writes it, and its tokens.
+
+    ApiError 400 if the template refuses it.
+    """
     assert request.messages is not None
     if served.template is None:
         raise invalid("messages", "this model has no chat template; use /v1/completions")
     continued = bool(request.continue_final_message)
-    if continued and request.add_generation_prompt:
-        raise invalid(
-            "continue_final_message",
-            "continue_final_message and add_generation_prompt cannot both be true",
-        )
-    if continued and request.messages[-1]["role"] != "assistant":
-        raise invalid(
-            "continue_final_message",
-            "continue_final_message needs a last message of role assistant",
-        )
     prompted = request.add_generation_prompt
     try:
         text = served.template.render(
@@ -84,8 +99,7 @@ def render(request: ChatRequest | TokenizeRequest, served: Served) -> Prompt:
     except ValueError as error:
         raise invalid("messages", f"the chat template refused the messages: {error}") from error
     # A template writes its special tokens itself.
-    special = bool(request.add_special_tokens)
-    return Prompt(text, served.engine.tokenizer.encode(text, add_special_tokens=special))
+    return Prompt(text, encode("messages", text, bool(request.add_special_tokens), served))
 
 
 def _prepare(
@@ -93,7 +107,7 @@ def _prepare(
 ) -> tuple[ChatRequest, Job]:
     """All the work before the engine, done off the event loop: parse, check, render, tokenize."""
     request = read(body, ChatRequest)
-    check_common(request, state, config)
+    check_common(request, served, state, config)
     if request.top_logprobs is not None and not request.logprobs:
         raise invalid("top_logprobs", "top_logprobs needs logprobs=true")
     check_logprobs("top_logprobs", request.top_logprobs, config)
@@ -101,8 +115,8 @@ def _prepare(
     if limit is not None and newer is not None and limit != newer:
         raise invalid(
             "max_tokens",
-            f"max_tokens={shown(limit)} and max_completion_tokens={shown(newer)} are the same limit;"
-            " give one of them",
+            f"max_tokens={shown(limit)} and max_completion_tokens={shown(newer)} name the same"
+            " limit; give one of them",
         )
     renamed = {"logprobs": "top_logprobs"}
     if newer is not None:
@@ -111,9 +125,15 @@ def _prepare(
         "max_tokens": limit if newer is None else newer,
         "logprobs": (request.top_logprobs or 0) if request.logprobs else None,
     }
-    params = sampling(request, served, config, special, renamed)
+    # Unlike a completion, a chat answer is as long as it gets.
+    defaults = {"max_tokens": None, **served.defaults}
+    params = sampling(request, special, defaults, renamed)
     job = Job(
-        (render(request, served),), params, request.priority, request.cache_salt or "", renamed
+        (render(request, served),),
+        params,
+        request.priority,
+        request.cache_salt or "",
+        renamed=renamed,
     )
     return request, job
 
@@ -158,7 +178,10 @@ class _Answer:
         )
 
     async def events(self) -> AsyncGenerator[bytes, None]:
-        """Per choice a chunk with the role, chunks with text, and one with the finish reason; then the usage, if asked."""
+        """Per choice a chunk with the role, chunks with text, and one with the finish reason.
+
+        Then the usage, if asked.
+        """
         options = self._request.stream_options
         tally = Tally(self._job)
         begun: set[int] = set()

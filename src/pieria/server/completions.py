@@ -10,6 +10,7 @@ from pieria.engine.plan import Logprob
 from pieria.engine.text import Delta
 from pieria.models.tokenizer import Tokenizer
 from pieria.server.config import ServerConfig
+from pieria.server.edge import Exchange
 from pieria.server.errors import invalid, shown
 from pieria.server.generate import (
     Collected,
@@ -21,11 +22,11 @@ from pieria.server.generate import (
     check_logprobs,
     check_token_ids,
     collect,
+    encode,
     generate,
     prompt_logprobs,
     sampling,
 )
-from pieria.server.http import Exchange
 from pieria.server.responses import (
     DONE,
     Completion,
@@ -56,7 +57,7 @@ def _prepare(
 ) -> tuple[CompletionRequest, Job]:
     """All the work before the engine, done off the event loop: parse, check, tokenize."""
     request = read(body, CompletionRequest)
-    check_common(request, state, config)
+    check_common(request, served, state, config)
     check_logprobs("logprobs", request.logprobs, config)
     if request.best_of is not None and request.best_of != (request.n or 1):
         raise invalid("best_of", f"best_of={shown(request.best_of)} is only supported equal to n")
@@ -72,7 +73,7 @@ def _prepare(
         "logprobs": request.logprobs,
         "prompt_logprobs": request.prompt_logprobs if echoed is None else echoed,
     }
-    params = sampling(request, served, config, special, {})
+    params = sampling(request, special, served.defaults, {})
     prompts = tuple(_prompt(prompt, request, served) for prompt in request.prompt)
     job = Job(prompts, params, request.priority, request.cache_salt or "", prompt_only=prompt_only)
     return request, job
@@ -82,7 +83,7 @@ def _prompt(prompt: str | list[int], request: CompletionRequest, served: Served)
     tokenizer = served.engine.tokenizer
     if isinstance(prompt, str):
         special = request.add_special_tokens is not False
-        return Prompt(prompt, tokenizer.encode(prompt, add_special_tokens=special))
+        return Prompt(prompt, encode("prompt", prompt, special, served))
     check_token_ids("prompt", prompt, tokenizer)
     text = tokenizer.decode(prompt, skip_special_tokens=False) if request.echo else ""
     return Prompt(text, prompt)
@@ -119,7 +120,7 @@ class _Answer:
                 CompletionChoice(
                     index=index,
                     text=prompt.text + choice.text if request.echo else choice.text,
-                    logprobs=shaped and shaped.take(),
+                    logprobs=None if shaped is None else shaped.take(),
                     finish_reason=choice.finish_reason,
                     stop_reason=UNSET if choice.stop_reason is None else choice.stop_reason,
                     token_ids=choice.tokens if request.return_token_ids else UNSET,
@@ -130,7 +131,7 @@ class _Answer:
         return self._completion(choices, collected.usage)
 
     async def events(self) -> AsyncGenerator[bytes, None]:
-        """A piece for each bit of news, the last of a choice with its finish reason; then the usage, if asked."""
+        """A piece for each bit of news, a choice's last with its finish reason; then the usage."""
         request, job = self._request, self._job
         options = request.stream_options
         tally = Tally(job)
@@ -163,7 +164,10 @@ class _Answer:
         of_prompt: Sequence[Logprob | None],
         first: bool,
     ) -> CompletionChoice | None:
-        """What one delta adds to its choice, after the prompt if that is echoed; None if nothing can be seen yet."""
+        """What one delta adds to its choice, after the prompt if that is echoed.
+
+        None if nothing of it can be seen yet.
+        """
         request = self._request
         text = delta.text
         number = index // self._job.params.n
@@ -204,7 +208,10 @@ class _Answer:
 
 
 class _Logprobs:
-    """Collects one choice's log-probabilities; offsets count characters from the start of its text, as token texts add up."""
+    """One choice's log-probabilities as they come.
+
+    Offsets count characters from the start of its text, as the texts of its tokens add up.
+    """
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer

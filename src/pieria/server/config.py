@@ -1,4 +1,7 @@
-"""How the HTTP server is set up. Knows its own options and their bounds; reads no file and opens no socket."""
+"""How the HTTP server is set up.
+
+Knows its own options and their bounds. Reads no file and opens no socket.
+"""
 
 import ipaddress
 from dataclasses import dataclass
@@ -34,6 +37,9 @@ class ServerConfig:
     generation_config: Literal["auto", "none"] = option(
         "auto", help="where sampling defaults come from: auto takes the model's, none OpenAI's"
     )
+    max_queued_requests: int = option(
+        256, help="choices that may wait for the engine; a request beyond them is told to come back"
+    )
     max_logprobs: int = option(20, help="most alternatives per token that a request may ask for")
     max_body_bytes: int = option(
         32 * 2**20, parse=size, metavar="SIZE", help="largest request body"
@@ -51,6 +57,7 @@ class ServerConfig:
     def __post_init__(self) -> None:
         for name, low, high in (
             ("port", 0, 65535),
+            ("max_queued_requests", 0, 2**31 - 1),
             ("max_logprobs", 0, MAX_LOGPROBS),
             ("max_body_bytes", 1024, 2**31 - 1),
             ("body_timeout_seconds", 0.1, 86400),

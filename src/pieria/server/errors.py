@@ -10,7 +10,9 @@ import msgspec
 
 from pieria.engine.sampling_params import SamplingParams
 
-LONGEST_MESSAGE = 1000
+MESSAGE_ENDS = 400
+"""Characters kept of either end of a longer message; what is allowed stands at the end."""
+
 RETRY_SECONDS = 5
 
 _TYPES = {401: "authentication_error", 429: "rate_limit_error"}
@@ -19,7 +21,8 @@ _TYPES = {401: "authentication_error", 429: "rate_limit_error"}
 class ApiError(Exception):
     """What a client is told instead of an answer; `message` must be fit for its eyes.
 
-    param: the request's field that is wrong. code: OpenAI's, where it has one. headers: of the response.
+    param: the request's field that is wrong. code: OpenAI's, where it has one. headers: of the
+    response.
     """
 
     def __init__(
@@ -42,8 +45,8 @@ class ApiError(Exception):
     def body(self) -> bytes:
         """The JSON object that goes out."""
         message = self.message
-        if len(message) > LONGEST_MESSAGE:
-            message = message[: LONGEST_MESSAGE - 3] + "..."
+        if len(message) > 2 * MESSAGE_ENDS:
+            message = f"{message[:MESSAGE_ENDS]} ... {message[-MESSAGE_ENDS:]}"
         other = "server_error" if self.status >= 500 else "invalid_request_error"
         return msgspec.json.encode(
             {
@@ -86,7 +89,8 @@ _FIRST_WORD = re.compile(r"[a-z_]+")
 def from_value_error(error: ValueError, renamed: Mapping[str, str]) -> ApiError:
     """400 for what `SamplingParams` or the engine refuse.
 
-    Their messages begin with the field's name if it is one field's fault. renamed: names that the request has for them.
+    Their messages begin with the field's name if it is one field's fault. renamed: what the request
+    calls some of them.
     """
     message = str(error)
     match = _FIRST_WORD.match(message)

@@ -15,6 +15,7 @@ from pieria.engine.sampling_params import SamplingParams
 from pieria.engine.text import Delta, EngineDead, QueueFull, RequestFailed
 from pieria.models.tokenizer import Tokenizer
 from pieria.server.config import ServerConfig
+from pieria.server.edge import Exchange
 from pieria.server.errors import (
     ApiError,
     broken,
@@ -24,7 +25,6 @@ from pieria.server.errors import (
     too_many,
     unavailable,
 )
-from pieria.server.http import Exchange
 from pieria.server.responses import (
     PromptDetails,
     PromptLogprob,
@@ -75,8 +75,8 @@ class Prompt:
 class Job:
     """A request as the engine takes it: every prompt once, with `params.n` choices each.
 
-    prompt_only: no output is wanted, though the engine cannot draw less than one token. renamed: what the request calls
-    some fields of `params`.
+    prompt_only: no output is wanted, though the engine cannot draw less than one token. renamed:
+    what the request calls some fields of `params`.
     """
 
     prompts: tuple[Prompt, ...]
@@ -91,9 +91,12 @@ class Job:
         return prompt * self.params.n + choice
 
 
-def check_common(request: GenerationRequest, state: ServerState, config: ServerConfig) -> None:
+def check_common(
+    request: GenerationRequest, served: Served, state: ServerState, config: ServerConfig
+) -> None:
     """ApiError on what neither schema nor `SamplingParams` can know."""
     check_model(request.model, state)
+    check_token_ids("logit_bias", list(request.logit_bias or ()), served.engine.tokenizer)
     if request.stream_options is not None and not request.stream:
         raise invalid("stream_options", "stream_options is only allowed with stream=true")
     if request.prompt_logprobs is not None and request.stream:
@@ -120,18 +123,34 @@ def check_logprobs(name: str, count: int | None, config: ServerConfig) -> None:
 
 def sampling(
     request: GenerationRequest,
-    served: Served,
-    config: ServerConfig,
-    special: Mapping[str, Any],
+    special: dict[str, Any],
+    defaults: Mapping[str, Any],
     renamed: Mapping[str, str],
 ) -> SamplingParams:
-    """Defaults, over them the request, over it `special`. ApiError 400 on what `SamplingParams` refuses."""
-    defaults = served.defaults if config.generation_config == "auto" else {}
+    """Defaults, over them what the request gives under the same name, over it `special`.
+
+    ApiError 400 on what `SamplingParams` refuses.
+    """
     given = {name: getattr(request, name) for name in _SAME_NAME} | special
     try:
         return SamplingParams(**{**defaults, **{k: v for k, v in given.items() if v is not None}})
     except ValueError as error:
         raise from_value_error(error, renamed) from error
+
+
+def encode(name: str, text: str, special: bool, served: Served) -> list[int]:
+    """The text's token ids. ApiError at once if they are surely more than the model takes.
+
+    Tokenizing takes seconds for megabytes; nobody should have that done for nothing.
+    """
+    size = len(text.encode())
+    if size > served.most_prompt_bytes:
+        raise invalid(
+            name,
+            f"{name} has {size} bytes; the {served.engine.max_model_len} tokens of this model's"
+            f" context hold at most {served.most_prompt_bytes}",
+        )
+    return served.engine.tokenizer.encode(text, add_special_tokens=special)
 
 
 def check_token_ids(name: str, tokens: Sequence[int], tokenizer: Tokenizer) -> None:
@@ -145,9 +164,10 @@ def check_token_ids(name: str, tokens: Sequence[int], tokenizer: Tokenizer) -> N
 async def generate(
     job: Job, exchange: Exchange, served: Served
 ) -> AsyncGenerator[tuple[int, Delta], None]:
-    """News of all choices as it comes, each with its prompt's number; ApiError if the engine refuses or fails.
+    """News of all choices as it comes, each with its prompt's number.
 
-    Leaving early aborts all. A prompt's log-probabilities come before any other news of it.
+    A prompt's log-probabilities come before any other news of it. Leaving early aborts all choices.
+    ApiError if the engine refuses or fails.
     """
     streams = [_watched(job, prompt, exchange, served) for prompt in job.prompts]
     async with aclosing(_merged(streams)) as news:
@@ -227,7 +247,10 @@ async def _prompt_first(deltas: AsyncIterator[Delta]) -> AsyncGenerator[Delta, N
 async def _merged(
     streams: Sequence[AsyncGenerator[Delta, None]],
 ) -> AsyncGenerator[tuple[int, Delta], None]:
-    """Items of all streams as they come, with their stream's number. The first error, or leaving, closes all."""
+    """Items of all streams as they come, with their stream's number.
+
+    The first error closes all, and so does leaving.
+    """
     if len(streams) == 1:
         async with aclosing(streams[0]) as only:
             async for item in only:
@@ -309,7 +332,7 @@ class Choice:
 
 @dataclass
 class Collected:
-    """Everything that came of a job: choices in the answer's order, one entry of prompt_logprobs per prompt."""
+    """Everything that came of a job: choices in the answer's order, prompt_logprobs per prompt."""
 
     choices: list[Choice]
     prompt_logprobs: list[Sequence[Logprob | None]]

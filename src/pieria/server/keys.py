@@ -1,4 +1,7 @@
-"""Who may ask: API keys, kept only as digests. Knows the Authorization header; not routes or responses."""
+"""Who may ask: API keys, kept only as digests.
+
+Knows the Authorization header. Does not know routes or responses.
+"""
 
 import hmac
 import stat
@@ -9,13 +12,13 @@ from pieria.server.config import ServerConfig
 
 
 class Keys:
-    """The keys that open routes of access "key". Without any, those are open to everyone who can connect."""
+    """The keys that open routes of access "key". Without any, those are open to all who connect."""
 
     def __init__(self, keys: Iterable[str]) -> None:
         self._digests = tuple(sha256(key.encode()).digest() for key in keys)
 
     def admit(self, headers: Iterable[tuple[bytes, bytes]]) -> bool:
-        """Whether these request headers carry one of the keys. Takes equally long whichever it is."""
+        """Whether these headers carry one of the keys. Takes equally long whichever it is."""
         if not self._digests:
             return True
         given = [value for name, value in headers if name == b"authorization"]
@@ -28,7 +31,10 @@ class Keys:
 
 
 def read_keys(config: ServerConfig) -> Keys:
-    """The keys that `config` names. ValueError on a key that cannot be sent, or a file that others may read."""
+    """The keys that `config` names.
+
+    ValueError on a key that cannot be sent, or a file that others may read.
+    """
     keys = list(config.api_key)
     path = config.api_key_file
     if path is not None:

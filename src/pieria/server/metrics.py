@@ -1,6 +1,6 @@
-"""Measurements in Prometheus' text format, under vLLM's names so that its boards and autoscalers fit.
+"""Measurements in Prometheus' text format, under vLLM's names: its boards and autoscalers fit.
 
-Knows names and buckets. Engine figures are read when asked for; times are given by whoever has a clock.
+Knows names and buckets. Engine figures are read when asked for; times come from who has a clock.
 """
 
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""What goes out, field by field: OpenAI's objects, with vLLM's extras only where they were asked for.
+"""What goes out, field by field: OpenAI's objects, with vLLM's extras where they were asked for.
 
 Knows shapes only. `UNSET` leaves a field out, None writes null.
 """

@@ -1,12 +1,15 @@
-"""What may come in: every request body as a strict schema, so that nothing a client sends is silently ignored.
+"""What may come in: request bodies as strict schemas, so that nothing sent is silently ignored.
 
-Knows the names, types and sizes of fields. What sampling values are allowed, `SamplingParams` knows; what a prompt
-may be, tokenizer and engine.
+Knows the names, types and sizes of fields. What sampling values are allowed, `SamplingParams`
+knows; how long a prompt may be, the engine.
 
-A field is one of four things: served; `_INERT`, taken because it cannot change an answer; `_NEUTRAL`, known but
-not served, so taken only with a value that asks for nothing; or unknown, which is an error.
+A field is one of four things: served; `_INERT`, taken because it cannot change an answer;
+`_NEUTRAL`, known but not served, so taken only with a value that asks for nothing; or unknown,
+which is an error.
 """
 
+import difflib
+import json
 import re
 from collections.abc import Mapping
 from types import MappingProxyType
@@ -15,7 +18,6 @@ from typing import Annotated, Any, ClassVar, TypeVar
 from pydantic import (
     BaseModel,
     ConfigDict,
-    FailFast,
     Field,
     JsonValue,
     PlainValidator,
@@ -82,8 +84,9 @@ class _Strict(BaseModel):
         for name in data:
             if name not in cls.model_fields:
                 path = f"{cls.within}.{name}" if cls.within else name
-                allowed = ", ".join(sorted(cls.model_fields))
-                raise invalid(_clip(path), f"unknown field {shown(path)}; there are: {allowed}")
+                near = difflib.get_close_matches(name[:MAX_NAME], cls.model_fields, n=1)
+                meant = f"; did you mean {near[0]}?" if near else ""
+                raise invalid(_clip(path), f"unknown field {shown(path)}{meant}")
         return data
 
 
@@ -122,7 +125,7 @@ def _template_kwargs(value: Any) -> dict[str, Any]:
     if len(given) > MAX_TEMPLATE_KWARGS:
         raise invalid(
             "chat_template_kwargs",
-            f"chat_template_kwargs has {len(given)} fields; at most {MAX_TEMPLATE_KWARGS} are allowed",
+            f"chat_template_kwargs has {len(given)} fields; at most {MAX_TEMPLATE_KWARGS} may be",
         )
     for name in given:
         if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]{0,63}", name) or name in _OWN_KWARGS:
@@ -140,7 +143,7 @@ _OWN_KWARGS = frozenset(
 
 _Name = Annotated[str, Field(max_length=MAX_NAME)]
 _TokenId = Annotated[int, Field(ge=0, le=MAX_TOKEN_ID)]
-_TokenIds = Annotated[list[_TokenId], Field(max_length=MAX_TOKENS), FailFast()]
+_TokenIds = Annotated[list[_TokenId], Field(max_length=MAX_TOKENS, fail_fast=True)]
 _TemplateKwargs = Annotated[dict[str, Any], PlainValidator(_template_kwargs)]
 
 
@@ -182,7 +185,7 @@ class GenerationRequest(_Strict):
         for name, values in _NEUTRAL.items():
             value = data.get(name)
             if value is not None and not any(type(value) is type(v) and value == v for v in values):
-                only = f"; only {' or '.join(map(repr, values))} may be given" if values else ""
+                only = f"; only {' or '.join(map(json.dumps, values))} is allowed" if values else ""
                 raise invalid(name, f"{name} is not supported{only}")
         return {k: v for k, v in data.items() if k not in _NEUTRAL and k not in _INERT}
 
@@ -198,7 +201,8 @@ def _content(where: str, content: Any) -> str:
     if not isinstance(content, list) or not 0 < len(content) <= MAX_PARTS:
         raise invalid(
             "messages",
-            f"{where}.content={shown(content)} must be a string or a list of 1 to {MAX_PARTS} text parts",
+            f"{where}.content={shown(content)} must be a string or a list of 1 to {MAX_PARTS} text"
+            " parts",
         )
     texts = []
     for number, part in enumerate(content):
@@ -207,12 +211,12 @@ def _content(where: str, content: Any) -> str:
             name = kind if isinstance(kind, str) else shown(part)
             raise invalid(
                 "messages",
-                f"{where}.content[{number}]: {_clip(name)} is not supported; only parts of type text are",
+                f"{where}.content[{number}]: {_clip(name)} is not supported; only text is",
             )
         if set(part) != {"type", "text"} or not isinstance(part["text"], str):
             raise invalid(
                 "messages",
-                f"{where}.content[{number}]={shown(part)} must have a string `text` and no other field",
+                f"{where}.content[{number}]={shown(part)} must have a string `text`, nothing else",
             )
         texts.append(part["text"])
     return "\n".join(texts)
@@ -245,7 +249,8 @@ def _message(number: int, message: Any) -> dict[str, str]:
             if not isinstance(value, str) or len(value) > MAX_NAME:
                 raise invalid(
                     "messages",
-                    f"{where}.{name}={shown(value)} must be a string of at most {MAX_NAME} characters",
+                    f"{where}.{name}={shown(value)} must be a string of at most {MAX_NAME}"
+                    " characters",
                 )
             read[name] = value
     return read
@@ -291,8 +296,8 @@ def _prompts(value: Any) -> list[str | list[int]]:
             return value
     raise invalid(
         "prompt",
-        f"prompt={shown(value)} must be a string, a list of 1 to {MAX_PROMPTS} strings, a list of 1 to {MAX_TOKENS}"
-        f" token ids, or a list of 1 to {MAX_PROMPTS} such lists",
+        f"prompt={shown(value)} must be a string, a list of 1 to {MAX_PROMPTS} strings, a list of"
+        f" 1 to {MAX_TOKENS} token ids, or a list of 1 to {MAX_PROMPTS} such lists",
     )
 
 
@@ -325,7 +330,10 @@ R = TypeVar("R", bound=_Strict)
 
 
 def read(body: bytes, schema: type[R]) -> R:
-    """The request in `body`. ApiError 400 naming field, value and what is allowed, or the place where JSON breaks off."""
+    """The request in `body`.
+
+    ApiError 400 naming field, value and what is allowed, or the place where JSON breaks off.
+    """
     try:
         data: JsonValue = from_json(body, allow_inf_nan=False)
     except ValueError as error:

@@ -1,6 +1,6 @@
-"""The life of the HTTP process: listen at once, serve when the model is ready, drain on a signal, fail with the engine.
+"""The life of the HTTP process: listen, load, serve, drain on a signal or fail with the engine.
 
-Knows sockets, signals and the order of things. Starting and ending the engine itself is the caller's.
+Knows sockets, signals and the order of things. Starting and ending the engine is the caller's.
 """
 
 import asyncio
@@ -15,7 +15,7 @@ import uvicorn
 from pieria.clock import Clock
 from pieria.server.api import create_app
 from pieria.server.config import ServerConfig
-from pieria.server.http import MAX_HEADER_BYTES
+from pieria.server.edge import MAX_HEADER_BYTES
 from pieria.server.state import Served, ServerState
 
 logger = logging.getLogger(__name__)
@@ -33,9 +33,10 @@ async def serve(
     clock: Clock,
     load: Callable[[], Awaitable[Served]],
 ) -> int:
-    """Run until SIGTERM or SIGINT; the exit status: 0 after that, 1 when loading or the engine failed.
+    """Run until SIGTERM or SIGINT; the exit status: 0 after that, 1 when the engine failed.
 
-    load: returns when the engine can take requests. ValueError if the address or the keys cannot be used.
+    load: returns when the engine can take requests. ValueError if the address or the keys cannot be
+    used.
     """
     server = Server(state, config, clock)
     loop = asyncio.get_running_loop()
@@ -76,7 +77,7 @@ class Server:
         )
 
     def stop(self) -> None:
-        """End when running requests are done, or at the latest after the configured time; called again: at once."""
+        """End when running requests are done or their time is up; called again: at once."""
         self._stops += 1
 
     async def run(self, load: Callable[[], Awaitable[Served]]) -> int:
@@ -89,7 +90,7 @@ class Server:
             loading.cancel()
             await asyncio.gather(loading, return_exceptions=True)
             self._state.end("the server is ending")
-            # Connections may take their last bytes; one that does not is cut off after FLUSH_SECONDS.
+            # Clients may take their last bytes; one that does not is cut off after FLUSH_SECONDS.
             self._http.should_exit = True
             self._http.force_exit = self._stops > 1
             await http
@@ -128,7 +129,7 @@ class Server:
 
 
 class _Uvicorn(uvicorn.Server):
-    """Leaves signals to us: uvicorn's own handlers close the listening socket before running requests are done."""
+    """Leaves signals to us: uvicorn would close the listening socket before requests are done."""
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -140,7 +141,7 @@ def _listen(host: str, port: int) -> socket.socket:
     try:
         address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
         family, _, _, _, place = address[0]
-        return socket.create_server(place[:2], family=family, backlog=2048)  # type: ignore[arg-type]
+        return socket.create_server(place[:2], family=family, backlog=2048)
     except OSError as error:
         raise ValueError(f"cannot listen on host={host!r} port={port}: {error}") from error
 

@@ -1,4 +1,4 @@
-"""What the handlers share: the served model once there is one, and whether the server is starting, up or ending.
+"""What the handlers share: the served model, and whether the server is starting, up or ending.
 
 Knows the conditions under which work is taken. `serve` changes it; handlers only read.
 """
@@ -7,6 +7,7 @@ import asyncio
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from hashlib import sha256
 from typing import Any
 
@@ -31,11 +32,21 @@ _GENERATION_DEFAULTS = {
 
 @dataclass(frozen=True)
 class Served:
-    """A model that is ready. template: None if it has none. defaults: of `SamplingParams`, where a request is silent."""
+    """A model that is ready. template: None if it has none.
+
+    defaults: of `SamplingParams`, where a request is silent.
+    """
 
     engine: TextEngine
     template: ChatTemplate | None = None
     defaults: Mapping[str, Any] = field(default_factory=dict)
+
+    @cached_property
+    def most_prompt_bytes(self) -> int:
+        """No text of more bytes fits into the model's context."""
+        tokenizer = self.engine.tokenizer
+        longest = max(len(tokenizer.token_bytes(token)) for token in range(tokenizer.size))
+        return longest * self.engine.max_model_len
 
 
 def sampling_defaults(generation_config: Mapping[str, Any]) -> dict[str, Any]:
@@ -50,8 +61,8 @@ def sampling_defaults(generation_config: Mapping[str, Any]) -> dict[str, Any]:
 class ServerState:
     """One server's state. names: what requests may call the model; version: of this program.
 
-    served: None until the engine is ready. draining: no generation is begun any more. in_flight: a task for each
-    request in work, from its body's arrival to the end of its answer.
+    served: None until the engine is ready. draining: no generation is begun any more. in_flight: a
+    task for each request in work, from its body's arrival to the end of its answer.
     """
 
     def __init__(
@@ -73,9 +84,7 @@ class ServerState:
     def ready(self) -> Served:
         """The model, whatever else goes on. ApiError 503 if there is none (yet, or any more)."""
         if self.client.failure is not None:
-            raise unavailable(
-                "the engine has failed and the server is ending; the log has the cause"
-            )
+            raise unavailable("the engine has failed; the log has the cause")
         if self.served is None:
             raise unavailable("the server is starting: the model is not loaded yet")
         return self.served

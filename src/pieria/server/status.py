@@ -2,9 +2,9 @@
 
 from msgspec import UNSET
 
+from pieria.server.edge import Exchange
 from pieria.server.errors import RETRY_SECONDS
 from pieria.server.generate import check_model
-from pieria.server.http import Exchange
 from pieria.server.metrics import CONTENT_TYPE
 from pieria.server.responses import ModelCard, ModelList
 from pieria.server.state import ServerState
@@ -24,7 +24,7 @@ async def model(exchange: Exchange) -> None:
 
 
 async def health(exchange: Exchange) -> None:
-    """200 while the engine is starting, idle, or makes progress; else 503, for whoever restarts what is stuck."""
+    """200 while the engine starts, idles or makes progress; else 503: whoever can, restart it."""
     state, seconds = exchange.state, exchange.config.health_timeout_seconds
     if state.client.failure is not None:
         await exchange.reply({"status": "dead", "reason": "the engine has failed"}, 503)
@@ -38,7 +38,7 @@ async def health(exchange: Exchange) -> None:
 
 
 async def ready(exchange: Exchange) -> None:
-    """200 while new requests are taken; else 503, for whoever sends them."""
+    """200 while new requests are taken; else 503: send them elsewhere."""
     state = exchange.state
     if state.client.failure is not None:
         reason = "dead"

@@ -5,9 +5,9 @@ import asyncio
 from msgspec import UNSET
 
 from pieria.server.chat import render
+from pieria.server.edge import Exchange
 from pieria.server.errors import invalid
-from pieria.server.generate import check_model, check_token_ids
-from pieria.server.http import Exchange
+from pieria.server.generate import check_model, check_token_ids, encode
 from pieria.server.responses import Text, Tokens
 from pieria.server.schema import DetokenizeRequest, TokenizeRequest, read
 from pieria.server.state import Served, ServerState
@@ -33,7 +33,7 @@ def _tokens(body: bytes, served: Served, state: ServerState) -> Tokens:
     tokenizer = served.engine.tokenizer
     if request.prompt is not None:
         special = request.add_special_tokens is not False
-        tokens = list(tokenizer.encode(request.prompt, add_special_tokens=special))
+        tokens = encode("prompt", request.prompt, special, served)
     else:
         tokens = list(render(request, served).tokens)
     return Tokens(

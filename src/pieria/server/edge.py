@@ -1,4 +1,4 @@
-"""The edge of HTTP: who is let in, how much is read, how answers and errors go out, what happens when a client leaves.
+"""The edge of HTTP: who is let in, how much is read, how answers and errors go out, who has left.
 
 Pure ASGI. Knows nothing of what the routes do.
 """
@@ -6,7 +6,7 @@ Pure ASGI. Knows nothing of what the routes do.
 import asyncio
 import logging
 import secrets
-from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Mapping
+from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -31,11 +31,11 @@ EVENTS = "text/event-stream; charset=utf-8"
 
 @dataclass(frozen=True)
 class Route:
-    """A line of the table of everything this server does. access: "key" unless it must be open to all."""
+    """A line of the table of all that this server does. access: "key" unless all must reach it."""
 
     method: Literal["GET", "POST"]
     path: str
-    handler: Callable[["Exchange"], Awaitable[None]]
+    handler: Callable[["Exchange"], Coroutine[Any, Any, None]]
     access: Literal["public", "key"]
 
 
@@ -84,7 +84,7 @@ class Exchange:
 
 
 class Edge:
-    """The outermost layer: numbers requests, bounds their headers, counts answers, and turns errors into answers."""
+    """The outermost layer: numbers requests, bounds headers, counts answers, sends errors."""
 
     def __init__(self, app: ASGIApp, state: ServerState) -> None:
         self._app = app
@@ -143,7 +143,7 @@ class Endpoint:
         """The request's body. ApiError if it is not JSON by its header, too large or too slow."""
         headers = dict(scope["headers"])
         kind = headers.get(b"content-type", b"").split(b";")[0].strip().lower()
-        # Not pedantry: a web page may send any other type to this machine without asking its browser.
+        # Not pedantry: any web page can make its reader's browser send other types to this machine.
         if kind != b"application/json":
             raise ApiError(415, f"content-type must be {JSON}")
         limit = self._config.max_body_bytes

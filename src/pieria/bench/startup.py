@@ -1,0 +1,198 @@
+"""From the start of a server to its first answer, and the memory it takes under many streams.
+
+Starts `pieria serve` as a user would, talks HTTP to it, and reads the processes' memory. Knows
+nothing of how the server does it. Loopback only.
+"""
+
+import json
+import subprocess
+import sys
+import threading
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from http.client import HTTPConnection
+from pathlib import Path
+from socket import create_server
+
+import psutil
+import torch
+
+from pieria.clock import Clock
+from pieria.config import format_size
+from pieria.models.checkpoint import open_checkpoint
+from pieria.models.loader import build
+from pieria.models.pull import pull
+from pieria.parallel.mesh import Mesh
+
+QUESTION = "What is the capital of France?"
+CACHE_BYTES = 256 << 20
+ALLOWANCE_BYTES = 1 << 30
+START_LIMIT_SECONDS = 300.0
+STREAM_TOKENS = 64
+IMPORTS = ("pieria.cli, pieria.server.serve", "pieria.engine.ranks")
+"""What the HTTP process and the engine's process import before they do anything."""
+
+
+@dataclass(frozen=True)
+class Report:
+    """phases: (what, seconds since the start). imports: (modules, seconds in a fresh interpreter).
+
+    answer: to `QUESTION`. lost: of `streams`, those that ended early or with an error.
+    weight_bytes: as loaded. peak_bytes: the largest PSS of all processes together.
+    """
+
+    phases: tuple[tuple[str, float], ...]
+    imports: tuple[tuple[str, float], ...]
+    answer: str
+    streams: int
+    lost: int
+    weight_bytes: int
+    peak_bytes: int
+
+    @property
+    def allowed_bytes(self) -> int:
+        return self.weight_bytes + CACHE_BYTES + ALLOWANCE_BYTES
+
+    def __str__(self) -> str:
+        lines = [f"{seconds:7.2f} s  {what}" for what, seconds in self.phases]
+        lines += [f"{seconds:7.2f} s  of which importing {what}" for what, seconds in self.imports]
+        lines += [
+            f"answer: {self.answer!r}",
+            f"{self.streams} streams of {STREAM_TOKENS} tokens, {self.lost} lost",
+            f"peak memory (PSS of all processes): {format_size(self.peak_bytes)}; allowed:"
+            f" {format_size(self.weight_bytes)} of weights + {format_size(CACHE_BYTES)} of cache"
+            f" + {format_size(ALLOWANCE_BYTES)} = {format_size(self.allowed_bytes)}",
+        ]
+        return "\n".join(lines)
+
+
+def run(model: str, dtype: str, streams: int, clock: Clock) -> Report:
+    """Start a server for `model`, ask it a question, then open `streams` streams at once, and end
+    it.
+    """
+    path = str(pull(model))
+    weights = build(open_checkpoint(Path(path)), Mesh(), getattr(torch, dtype)).parameters()
+    weight_bytes = sum(w.numel() * w.element_size() for w in weights)
+    imports = tuple((what, _import_seconds(what, clock)) for what in IMPORTS)
+    port = _free_port()
+    serve = [sys.executable, "-m", "pieria.cli", "serve", path, "--served-model-name", "m"]
+    options = ["--port", port, "--dtype", dtype, "--kv-cache-memory-bytes", CACHE_BYTES]
+    command = [*serve, *map(str, options), "--log-level", "error"]
+    begin = clock.now()
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    memory = _Peak(psutil.Process(process.pid))
+    try:
+        phases = []
+        for what, path in (("listening", "/health"), ("ready", "/ready")):
+            statuses = None if what == "listening" else (200,)
+            _wait(process, port, path, statuses, clock)
+            phases.append((what, clock.now() - begin))
+        answer = _ask(port)
+        phases.append(("first answer", clock.now() - begin))
+        with ThreadPoolExecutor(streams) as pool:
+            finished = sum(pool.map(lambda i: _stream(port, i), range(streams)))
+    finally:
+        peak = memory.stop()
+        process.terminate()
+        process.wait()
+    return Report(tuple(phases), imports, answer, streams, streams - finished, weight_bytes, peak)
+
+
+class _Peak:
+    """Watches the memory of a process and its children from a thread."""
+
+    def __init__(self, process: psutil.Process) -> None:
+        self._process = process
+        self._stopped = threading.Event()
+        self._bytes = 0
+        self._thread = threading.Thread(target=self._watch)
+        self._thread.start()
+
+    def stop(self) -> int:
+        """The largest sum of PSS seen, in bytes."""
+        self._stopped.set()
+        self._thread.join()
+        return self._bytes
+
+    def _watch(self) -> None:
+        while not self._stopped.wait(0.2):
+            total = 0
+            try:
+                for process in [self._process, *self._process.children(recursive=True)]:
+                    total += process.memory_full_info().pss
+            except psutil.NoSuchProcess:
+                continue  # one ended while it was looked at; the next look counts
+            self._bytes = max(self._bytes, total)
+
+
+def _request(port: int, path: str, body: dict[str, object] | None = None) -> tuple[int, str]:
+    connection = HTTPConnection("127.0.0.1", port, timeout=START_LIMIT_SECONDS)
+    try:
+        headers = {"Content-Type": "application/json"}
+        method = "GET" if body is None else "POST"
+        connection.request(method, path, None if body is None else json.dumps(body), headers)
+        response = connection.getresponse()
+        return response.status, response.read().decode()
+    finally:
+        connection.close()
+
+
+def _wait(
+    process: "subprocess.Popen[bytes]",
+    port: int,
+    path: str,
+    statuses: Sequence[int] | None,
+    clock: Clock,
+) -> None:
+    deadline = clock.now() + START_LIMIT_SECONDS
+    while clock.now() < deadline:
+        if process.poll() is not None:
+            raise RuntimeError(f"the server ended with exit code {process.returncode}")
+        try:
+            status, _ = _request(port, path)
+        except ConnectionRefusedError:
+            status = None
+        if status is not None and (statuses is None or status in statuses):
+            return
+        clock.sleep(0.02)
+    raise RuntimeError(f"{path} was not answered as hoped within {START_LIMIT_SECONDS:g} s")
+
+
+def _ask(port: int) -> str:
+    message = {"role": "user", "content": QUESTION}
+    body: dict[str, object] = {"model": "m", "messages": [message], "temperature": 0}
+    status, text = _request(port, "/v1/chat/completions", body)
+    if status != 200:
+        raise RuntimeError(f"the question was answered with status {status}: {text}")
+    return str(json.loads(text)["choices"][0]["message"]["content"])
+
+
+def _stream(port: int, number: int) -> bool:
+    """Whether a stream came to its proper end with all of its tokens."""
+    body: dict[str, object] = {
+        "model": "m",
+        "prompt": f"Story number {number}:",
+        "max_tokens": STREAM_TOKENS,
+        "ignore_eos": True,
+        "stream": True,
+        "stream_options": {"include_usage": True},
+    }
+    status, text = _request(port, "/v1/completions", body)
+    events = [line.removeprefix("data: ") for line in text.splitlines() if line]
+    if status != 200 or len(events) < 2 or events[-1] != "[DONE]":
+        return False
+    usage = json.loads(events[-2]).get("usage")
+    return usage is not None and usage["completion_tokens"] == STREAM_TOKENS
+
+
+def _import_seconds(modules: str, clock: Clock) -> float:
+    begin = clock.now()
+    subprocess.run([sys.executable, "-c", f"import {modules}"], check=True)
+    return clock.now() - begin
+
+
+def _free_port() -> int:
+    with create_server(("127.0.0.1", 0)) as free:
+        port: int = free.getsockname()[1]
+        return port

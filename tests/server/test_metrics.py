@@ -1,0 +1,78 @@
+"""Metrics: engine figures under vLLM's names, in a registry of the server's own."""
+
+from prometheus_client import REGISTRY
+from prometheus_client.parser import text_string_to_metric_families
+
+from pieria.engine.messages import Stats
+from pieria.server.metrics import Metrics
+
+
+class Engine:
+    stats = Stats(
+        running=3,
+        waiting=2,
+        pages=8,
+        pages_held=6,
+        preemptions=5,
+        prompt_tokens=70,
+        generated_tokens=30,
+        prefix_queries=64,
+        prefix_hits=16,
+    )
+
+
+def samples(metrics: Metrics) -> dict[str, float]:
+    """Sample name, with the labels besides the model's -> value."""
+    found = {}
+    for family in text_string_to_metric_families(metrics.text().decode()):
+        for sample in family.samples:
+            labels = {k: v for k, v in sample.labels.items() if k != "model_name"}
+            inner = ",".join(f"{k}={v}" for k, v in sorted(labels.items()))
+            found[f"{sample.name}{{{inner}}}" if inner else sample.name] = sample.value
+    return found
+
+
+def test_engine_figures_are_read_when_asked_for() -> None:
+    engine = Engine()
+    metrics = Metrics("toy", engine)
+    found = samples(metrics)
+    expected = {
+        "pieria:num_requests_running": 3,
+        "pieria:num_requests_waiting": 2,
+        "pieria:kv_cache_usage_perc": 0.75,
+        "pieria:num_preemptions_total": 5,
+        "pieria:prompt_tokens_total": 70,
+        "pieria:generation_tokens_total": 30,
+        "pieria:prefix_cache_queries_total": 64,
+        "pieria:prefix_cache_hits_total": 16,
+    }
+    assert {name: found[name] for name in expected} == expected
+    engine.stats = Stats(running=1)
+    assert samples(metrics)["pieria:num_requests_running"] == 1
+    assert samples(metrics)["pieria:kv_cache_usage_perc"] == 0
+
+
+def test_what_is_measured_is_counted() -> None:
+    metrics = Metrics("toy", Engine())
+    metrics.first_token_seconds.observe(0.3)
+    metrics.between_tokens_seconds.observe(0.03)
+    metrics.request_seconds.observe(2.2)
+    metrics.finished_as["stop"].inc()
+    metrics.http_requests.labels("/health", "200").inc(2)
+    found = samples(metrics)
+    assert found["pieria:time_to_first_token_seconds_sum"] == 0.3
+    assert found["pieria:time_to_first_token_seconds_bucket{le=0.25}"] == 0
+    assert found["pieria:time_to_first_token_seconds_bucket{le=0.5}"] == 1
+    assert found["pieria:inter_token_latency_seconds_bucket{le=0.025}"] == 0
+    assert found["pieria:inter_token_latency_seconds_bucket{le=0.05}"] == 1
+    assert found["pieria:e2e_request_latency_seconds_count"] == 1
+    assert found["pieria:request_success_total{finished_reason=stop}"] == 1
+    assert found["pieria:request_success_total{finished_reason=abort}"] == 0
+    assert found["pieria:http_requests_total{route=/health,status=200}"] == 2
+
+
+def test_nothing_is_global() -> None:
+    first, second = Metrics("a", Engine()), Metrics("b", Engine())
+    first.finished_as["stop"].inc()
+    assert samples(second)["pieria:request_success_total{finished_reason=stop}"] == 0
+    assert not any(family.name.startswith("pieria") for family in REGISTRY.collect())
