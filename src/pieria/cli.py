@@ -25,9 +25,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-FACTORY = "pieria.engine.ranks:prepare"
-"""What makes the runner of a real device."""
-
 
 @dataclass(frozen=True)
 class GenerationOptions:
@@ -68,15 +65,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; 0 if it succeeded, 2 for what the user should change, 1 for what failed."""
     parser = _parser()
     options = parser.parse_args(arguments)
-    logging.basicConfig(
-        level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
-    )
+    from pieria.engine.process import LOG_FORMAT
+    from pieria.engine.text import EngineDead, RequestFailed
+
+    logging.basicConfig(level=logging.INFO, format=LOG_FORMAT)
     try:
         result: int = options.run(options)
         return result
-    except ValueError as error:
+    except (ValueError, OSError, EngineDead, RequestFailed) as error:
         print(f"pieria {options.command}: {error}", file=sys.stderr)
-        return 2
+        return 2 if isinstance(error, ValueError) else 1
     except KeyboardInterrupt:
         return 130
 
@@ -165,6 +163,7 @@ async def _serve(
     """Start the engine's process, serve while it loads and until told to stop, and end it."""
     from pieria.engine.client import EngineClient
     from pieria.engine.text import TextEngine
+    from pieria.llm import FACTORY
     from pieria.models.checkpoint import open_checkpoint
     from pieria.server.chat import template
     from pieria.server.serve import serve
@@ -238,7 +237,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="pieria",
         description="Serve, measure and talk with large language models.",
-        epilog="`pieria COMMAND --help` explains each option. First steps: pieria serve smollm2-135m",
+        epilog="`pieria COMMAND --help` explains each option. A first step:"
+        " pieria serve smollm2-135m",
     )
     parser.add_argument("--version", action="version", version=f"pieria {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")

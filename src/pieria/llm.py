@@ -6,15 +6,17 @@ The server's own asynchronous engine, in a thread, driven from an event loop in 
 import asyncio
 import threading
 from collections.abc import Coroutine, Iterator, Sequence
-from dataclasses import asdict, dataclass, field, fields
-from typing import Any, TypeVar
+from dataclasses import asdict, dataclass, field, fields, replace
+from typing import Any, TypeVar, cast
 
+import msgspec
+from rich.console import Console
 from rich.progress import Progress
 
 from pieria.clock import RealTime
 from pieria.config import Decision
 from pieria.engine.client import EngineClient
-from pieria.engine.messages import Stats
+from pieria.engine.messages import Ready, Stats
 from pieria.engine.plan import Logprob as TokenReport
 from pieria.engine.runner_config import RunnerConfig
 from pieria.engine.sampling_params import SamplingParams
@@ -81,13 +83,14 @@ class LLM:
     """A loaded model. model: a short name, hub id, folder or GGUF file, fetched if need be.
 
     options: those of `RunnerConfig` and `SchedulerConfig`, such as dtype="bfloat16" or
-    max_num_seqs=8. ValueError for a bad option or a model that does not fit; EngineDead if loading
-    fails.
+    max_num_seqs=8. ValueError for a bad option or a model that does not fit; OSError if it cannot
+    be fetched; EngineDead if loading fails otherwise.
     """
 
     def __init__(self, model: str, **options: Any) -> None:
+        runner, scheduler = _configs(model, options)
         path = pull(model)
-        runner, scheduler = _configs(str(path), options)
+        runner = replace(runner, model=str(path))
         checkpoint = open_checkpoint(path)
         self.tokenizer = checkpoint.tokenizer()
         self._template = checkpoint.chat_template
@@ -95,8 +98,11 @@ class LLM:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._thread.start()
-        self._client = self._wait(EngineClient.start_thread(FACTORY, settings, RealTime()))
-        ready = self._wait(self._client.wait_ready())
+        try:
+            self._client, ready = self._wait(_start(settings))
+        except BaseException:
+            self._end_loop()
+            raise
         self.max_model_len = ready.max_model_len
         self.decisions = tuple(Decision(*d) for d in ready.decisions)
         self._engine = TextEngine(self._client, self.tokenizer, ready.max_model_len)
@@ -110,10 +116,10 @@ class LLM:
     ) -> list[RequestOutput]:
         """Continue each prompt, a text or a list of token ids; results in the prompts' order.
 
-        sampling_params: one for all, or one for each. ValueError for a prompt that cannot be served,
-        RequestFailed if the engine ends one with an error.
+        sampling_params: one for all, or one for each. ValueError for a prompt that cannot be
+        served, RequestFailed if the engine ends one with an error.
         """
-        batch = [prompts] if _is_one(prompts) else list(prompts)
+        batch = _batch(prompts)
         each = _each(sampling_params, len(batch))
         texts = [p if isinstance(p, str) else None for p in batch]
         ids = [self.tokenizer.encode(p) if isinstance(p, str) else list(p) for p in batch]
@@ -131,7 +137,8 @@ class LLM:
         **template_options: Any,
     ) -> list[RequestOutput]:
         """Answer one conversation, or each of several, through the model's chat template."""
-        many = [messages] if isinstance(messages[0], dict) else list(messages)
+        one = len(messages) > 0 and isinstance(messages[0], dict)
+        many = cast(list[Messages], [messages] if one else messages)
         texts = [
             self._render(
                 conversation,
@@ -171,11 +178,10 @@ class LLM:
         return self._client.stats
 
     def close(self) -> None:
-        """Free the model. No call follows."""
-        self._wait(self._client.close())
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
-        self._loop.close()
+        """Free the model. No call but this one follows."""
+        if not self._loop.is_closed():
+            self._wait(self._client.close())
+            self._end_loop()
 
     def __enter__(self) -> "LLM":
         return self
@@ -191,7 +197,8 @@ class LLM:
         progress: bool,
     ) -> list[RequestOutput]:
         async def all_of_them() -> list[RequestOutput]:
-            with Progress(disable=not progress, transient=True) as bar:
+            console = Console(stderr=True)
+            with Progress(console=console, disable=not progress, transient=True) as bar:
                 task = bar.add_task("generating", total=len(ids))
 
                 async def one(
@@ -231,17 +238,19 @@ class LLM:
                 output.logprobs.append(self._logprobs(report))
                 output.cumulative_logprob += report.logprob
             if delta.prompt_logprobs is not None:
-                result.prompt_logprobs = [r and self._logprobs(r) for r in delta.prompt_logprobs]
+                result.prompt_logprobs = [
+                    None if report is None else self._logprobs(report)
+                    for report in delta.prompt_logprobs
+                ]
             result.num_cached_tokens = max(result.num_cached_tokens, delta.cached_tokens)
             if delta.finish_reason is not None:
                 output.finish_reason, output.stop_reason = delta.finish_reason, delta.stop_reason
         return result
 
     def _logprobs(self, report: TokenReport) -> Logprobs:
-        ranked = {
-            token: (logprob, rank) for rank, (token, logprob) in enumerate(report.top, start=1)
-        }
-        ranked[report.token] = (report.logprob, report.rank)
+        ranked = {report.token: (report.logprob, report.rank)}
+        for rank, (token, logprob) in enumerate(report.top, start=1):
+            ranked.setdefault(token, (logprob, rank))
         return {
             token: Logprob(logprob, rank, self._text(token))
             for token, (logprob, rank) in ranked.items()
@@ -261,6 +270,11 @@ class LLM:
         bos, eos = ("" if id is None else self._text(id) for id in ends)
         return bos, eos
 
+    def _end_loop(self) -> None:
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
     def _wait(self, work: Coroutine[Any, Any, T]) -> T:
         future = asyncio.run_coroutine_threadsafe(work, self._loop)
         try:
@@ -270,14 +284,26 @@ class LLM:
             raise
 
 
-def _is_one(prompts: Prompt | Sequence[Prompt]) -> bool:
-    return isinstance(prompts, str) or (len(prompts) > 0 and isinstance(prompts[0], int))
+async def _start(settings: dict[str, Any]) -> tuple[EngineClient, Ready]:
+    """An engine that is ready; nothing is left of one that does not become it."""
+    client = await EngineClient.start_thread(FACTORY, settings, RealTime())
+    try:
+        return client, await client.wait_ready()
+    except BaseException:
+        await client.close()
+        raise
+
+
+def _batch(prompts: Prompt | Sequence[Prompt]) -> list[Prompt]:
+    """One prompt or several, as several."""
+    one = isinstance(prompts, str) or (len(prompts) > 0 and isinstance(prompts[0], int))
+    return cast(list[Prompt], [prompts] if one else list(prompts))
 
 
 def _each(
     params: SamplingParams | Sequence[SamplingParams] | None, count: int
 ) -> list[SamplingParams]:
-    given = params or SamplingParams()
+    given = SamplingParams() if params is None else params
     each = [given] * count if isinstance(given, SamplingParams) else list(given)
     if len(each) != count:
         raise ValueError(f"{len(each)} sampling_params for {count} prompts")
@@ -285,16 +311,13 @@ def _each(
 
 
 def _configs(model: str, options: dict[str, Any]) -> tuple[RunnerConfig, SchedulerConfig]:
-    parts: list[Any] = []
-    known: set[str] = {"model"}
-    for part in (RunnerConfig, SchedulerConfig):
-        names = {f.name for f in fields(part)} - {"model"}
-        known |= names
-        given = {name: value for name, value in options.items() if name in names}
-        parts.append(part(**given, **({"model": model} if part is RunnerConfig else {})))
-    unknown = sorted(set(options) - known)
+    given = {"model": model, **options}
+    runner, scheduler = ({f.name for f in fields(c)} for c in (RunnerConfig, SchedulerConfig))
+    unknown = sorted(given.keys() - runner - scheduler)
     if unknown:
-        raise ValueError(
-            f"unknown options: {', '.join(unknown)}; there are: {', '.join(sorted(known))}"
-        )
-    return parts[0], parts[1]
+        known = sorted((runner | scheduler) - {"model"})
+        raise ValueError(f"unknown options: {', '.join(unknown)}; there are: {', '.join(known)}")
+    return (
+        msgspec.convert({k: v for k, v in given.items() if k in runner}, RunnerConfig),
+        msgspec.convert({k: v for k, v in given.items() if k in scheduler}, SchedulerConfig),
+    )

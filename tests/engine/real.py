@@ -61,11 +61,8 @@ def fill(model: Decoder, seed: int = 0) -> Decoder:
     for name, logical in model.logical().items():
         scale = 1.0 if "norm" in name else 0.35
         whole = torch.randn(logical.shape, generator=generator, dtype=torch.float64) * scale
-        shard = logical.shard
-        group = model.mesh.group(shard.axis) if shard.axis else None
-        if group is not None:
-            first, last = shard.span(logical.shape, group.index, group.size)
-            whole = whole.narrow(shard.dim, first, last - first)
+        for dim, (first, last) in enumerate(logical.shard.spans(logical.shape, model.mesh)):
+            whole = whole.narrow(dim, first, last - first)
         path, _, kind = name.rpartition(".")
         part = torch.nn.Parameter(whole.to(model.dtype), requires_grad=False)
         setattr(model.get_submodule(path), kind, part)

@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 import tokenizers
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from safetensors.torch import save_file
 
 from pieria.models.checkpoint import open_checkpoint
@@ -168,6 +170,34 @@ def test_where_the_chat_template_is(
     if jinja is not None:
         (path / "chat_template.jinja").write_text(jinja, "utf-8")
     assert open_checkpoint(path).chat_template == expected
+
+
+def test_gguf_beside_a_config(tmp_path: Path) -> None:
+    """As the hub's GGUF repositories have it; where there are safetensors, those are the model."""
+    path = directory(tmp_path / "m")
+    (path / "model.gguf").write_bytes(file(GGUF_PAIRS))
+    assert open_checkpoint(path).format == "safetensors"
+    (path / "model.safetensors").unlink()
+    assert open_checkpoint(path).format == "gguf"
+
+
+GGUF = file(GGUF_PAIRS)
+
+
+@settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(st.tuples(st.integers(0, len(GGUF) - 1), st.integers(0, 255)), max_size=3))
+def test_damaged_metadata_is_a_value_error_at_worst(
+    tmp_path: Path, changes: list[tuple[int, int]]
+) -> None:
+    data = bytearray(GGUF)
+    for at, byte in changes:
+        data[at] = byte
+    (tmp_path / "m.gguf").write_bytes(data)
+    try:
+        opened = open_checkpoint(tmp_path / "m.gguf")
+        assert opened.stop_ids <= set(range(2**32))
+    except ValueError as error:
+        assert "m.gguf" in str(error)
 
 
 def test_chat_template_of_a_gguf_file(tmp_path: Path) -> None:

@@ -30,6 +30,12 @@ LLAMA3_ROPE = {
     "high_freq_factor": 4.0,
     "original_max_position_embeddings": 64,
 }
+YARN_ROPE = {
+    "rope_type": "yarn",
+    "rope_theta": 10000.0,
+    "factor": 4.0,
+    "original_max_position_embeddings": 128,
+}
 WINDOWS = {
     "use_sliding_window": True,
     "sliding_window": 7,
@@ -47,6 +53,7 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
         "Llama",
         {"rope_parameters": {"rope_type": "linear", "factor": 4.0, "rope_theta": 10000.0}},
     ),
+    "llama yarn rope": ("Llama", {"rope_parameters": YARN_ROPE}),
     "llama 3 rope": ("Llama", {"rope_parameters": LLAMA3_ROPE}),
     "qwen2": ("Qwen2", {}),
     "qwen2 tied": ("Qwen2", {"tie_word_embeddings": True}),

@@ -76,7 +76,7 @@ def test_what_is_left_out_has_the_formats_defaults() -> None:
     assert config["vocab_size"] == 3
     assert config["bos_token_id"] is None
     model = as_model(config)
-    assert (model.family, model.tied, model.layers[0].attention.rope.dim) == ("llama", True, 16)
+    assert (model.family, model.tied, model.layers[0].mixer.rope.dim) == ("llama", True, 16)
 
 
 def test_what_is_there_is_taken() -> None:
@@ -88,7 +88,7 @@ def test_what_is_there_is_taken() -> None:
     }
     names = {"output.weight": tensor(), "blk.0.attn_q.bias": tensor()}
     model = as_model(hf_config(opened(names, **changes)))
-    attention = model.layers[1].attention
+    attention = model.layers[1].mixer
     assert (attention.heads, attention.kv_heads, attention.head_dim) == (4, 2, 32)
     assert (attention.rope.dim, attention.rope.theta) == (16, 500000.0)
     assert attention.qkv_bias
@@ -125,7 +125,7 @@ def test_rope_factors(tmp_path: Path) -> None:
     (tmp_path / "f").write_bytes(struct.pack("<8f", *factors))
     config = hf_config(opened({"rope_freqs.weight": tensor(path=tmp_path / "f")}))
     assert config["rope_scaling"] == {"rope_type": "factors", "factors": factors}
-    assert as_model(config).layers[0].attention.rope.factors == tuple(factors)
+    assert as_model(config).layers[0].mixer.rope.factors == tuple(factors)
 
 
 @pytest.mark.parametrize(
@@ -135,7 +135,7 @@ def test_rope_factors(tmp_path: Path) -> None:
             {"general.architecture": "mamba"},
             "model.gguf: general.architecture='mamba' is not supported; there are: llama, qwen2",
         ),
-        ({"general.architecture": None}, "model.gguf: general.architecture is missing"),
+        ({"general.architecture": None}, "model.gguf: general.architecture=None is not"),
         ({"llama.block_count": None}, "model.gguf: llama: block_count is missing"),
         ({"llama.block_count": "2"}, "block_count='2' must be a positive integer"),
         ({"llama.attention.head_count": [4, 4]}, "attention.head_count=[4, 4] must be"),

@@ -19,7 +19,7 @@ def config(**changes: Any) -> ModelConfig:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"architectures": ["GPT2LMHeadModel"]}, "architectures=['GPT2LMHeadModel']; supported are: Llama"),
+        ({"architectures": ["GPT2"]}, "architectures=['GPT2']; supported are: Llama"),
         ({"architectures": "absent"}, "architectures=None"),
         ({"hidden_size": "absent"}, "hidden_size is missing"),
         ({"hidden_size": -1}, "hidden_size=-1 must be a positive integer"),
@@ -27,8 +27,8 @@ def config(**changes: Any) -> ModelConfig:
         ({"rms_norm_eps": "small"}, "rms_norm_eps='small' must be a positive number"),
         ({"hidden_act": "relu6"}, "hidden_act='relu6' is not supported; there are: silu"),
         ({"tie_word_embeddings": 1}, "tie_word_embeddings=1 must be true or false"),
-        ({"quantization_config": {"quant_method": "awq"}}, "quantized checkpoints are not supported"),
-        ({"rope_scaling": {"rope_type": "yarn", "factor": 2.0}}, "rope_type='yarn' is not supported"),
+        ({"quantization_config": {"bits": 4}}, "quantized checkpoints are not supported"),
+        ({"rope_scaling": {"rope_type": "dynamic"}}, "rope_type='dynamic' is not supported"),
         ({"rope_scaling": {"rope_type": "linear"}}, "rope_scaling: factor is missing"),
         ({"num_key_value_heads": 3}, "4 attention heads do not divide over 3 key heads"),
         ({"architectures": ["JiutianForCausalLM"], "num_local_experts": 8}, "JIUTIAN-139MoE"),
@@ -44,12 +44,12 @@ def test_old_and_new_rope_keys_mean_the_same() -> None:
     old = config(rope_theta=5e5, rope_scaling=scaling)
     new = config(rope_parameters={**scaling, "rope_theta": 5e5})
     assert old == new
-    assert old.layers[0].attention.rope == Rope(5e5, 16, "linear", 2.0)
+    assert old.layers[0].mixer.rope == Rope(5e5, 16, "linear", 2.0)
 
 
 def test_nothing_comes_from_anywhere_but_the_config() -> None:
     made = config(rms_norm_eps=0.25, intermediate_size=77, attention_bias=True, head_dim=32)
     layer = made.layers[0]
     assert (made.hidden, made.vocabulary, made.context, len(made.layers)) == (64, 204, 512, 3)
-    assert (layer.norm.eps, layer.mlp.size, layer.attention.qkv_bias) == (0.25, 77, True)
-    assert (layer.attention.head_dim, layer.attention.scale) == (32, 32**-0.5)
+    assert (layer.norm.eps, layer.mlp.size, layer.mixer.qkv_bias) == (0.25, 77, True)
+    assert (layer.mixer.head_dim, layer.mixer.scale) == (32, 32**-0.5)

@@ -2,6 +2,7 @@
 
 import json
 import re
+from array import array
 from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
@@ -168,7 +169,7 @@ def gguf(name: str | None, **changes: Any) -> dict[str, Any]:
         "pre": name,
         "tokens": [*tokens, "<s>", "</s>", "  x"],
         "merges": [],
-        "token_type": [1] * 256 + [3, 3, 4],
+        "token_type": array("i", [1] * 256 + [3, 3, 4]),
         "bos_token_id": 256,
         "eos_token_id": 257,
         **changes,
@@ -256,7 +257,10 @@ def test_added_tokens() -> None:
         ({"tokens": None}, "tokenizer.ggml.tokens and merges must be arrays"),
         ({"merges": None}, "tokenizer.ggml.tokens and merges must be arrays"),
         ({"tokens": ["a", "b", "a"]}, "tokenizer.ggml.tokens: 'a' occurs twice"),
-        ({"token_type": [1]}, "tokenizer.ggml.token_type has 1 of 259 entries"),
+        ({"token_type": array("i", [1])}, "tokenizer.ggml.token_type must have 259 numbers"),
+        ({"token_type": [""] * 259}, "tokenizer.ggml.token_type must have 259 numbers"),
+        ({"tokens": [["a"]]}, "tokenizer.ggml.tokens and merges must be arrays of strings"),
+        ({"pre": ["a"]}, "tokenizer.ggml.pre=['a'] is not supported"),
         ({"merges": ["ab"]}, "tokenizer.ggml.merges: 'ab' is not a pair"),
         ({"merges": ["a b"]}, "tokenizer.ggml.merges: "),
         ({"eos_token_id": 259}, "special token id 259 must be from 0 to 258"),

@@ -1,4 +1,4 @@
-"""Prints the support table: how many cases of each op every implementation passed in every dtype."""
+"""Prints the support table: the cases that each implementation passed, by dtype."""
 
 from collections.abc import Callable
 

@@ -42,7 +42,7 @@ class Subject:
 
 
 def subjects(backends: tuple[str, ...]) -> list[Subject]:
-    """References and all implementations of these backends, on every device of theirs that is here."""
+    """References and implementations of these backends, on every device of theirs that is here."""
     devices = {name: [d for d in load(name) if available(d)] for name in backends}
     everywhere = sorted({"cpu", *(d for found in devices.values() for d in found)})
     made = []
@@ -180,7 +180,7 @@ class Guards(TorchDispatchMode):
 
 
 def check_forward(subject: Subject, case: Case) -> None:
-    """Values against the float64 reference, shapes, arguments left alone, nothing written outside."""
+    """Values against the float64 reference; shapes; nothing else written, in or beside arguments."""
     op = subject.op
     guards = Guards()
     before = moved(case, subject.device)
@@ -313,7 +313,7 @@ def storage_of(x: Tensor) -> int:
 
 
 def check_flops(op: Op[..., Any], case: Case, exact: bool) -> None:
-    """Stated flops against torch's count of matrix products: equal, or fewer where masks hide work."""
+    """Stated flops against torch's count of products: equal, or fewer where masks hide work."""
     counter = FlopCounterMode(display=False)
     with counter:
         made = recorded(op, op.reference, case)

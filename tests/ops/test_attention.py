@@ -1,4 +1,4 @@
-"""What tokens see, against a loop over tokens; blocks of queries; the count of what is not hidden."""
+"""What tokens see, against a loop over tokens; blocks of queries; the count of visible pairs."""
 
 import importlib
 import math

@@ -19,7 +19,6 @@ from tests.ops.harness import (
     check_gradient_formula,
     check_rows,
     check_saved,
-    moved,
     subjects,
     tensors,
 )
@@ -35,9 +34,7 @@ MATRIX_PRODUCTS = {
     "attention": "single tokens",
     "paged_attention": "single tokens",
 }
-"""The ops that torch's counter sees, each with the start of the names of cases where nothing is
-hidden.
-"""
+"""The ops that torch's counter sees, with the start of the names of cases that hide nothing."""
 
 
 def grid(wanted: Callable[[Subject], bool]) -> list[Any]:

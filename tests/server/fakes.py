@@ -73,7 +73,8 @@ class FakeClient:
 
     hold_after: tokens of a choice after which it waits until this is None. refuse: raised instead
     of serving. break_after: tokens of a choice after which the engine ends its request with an
-    error. adds, aborted: everything that was asked and taken back.
+    error. backwards: a request's last choice comes first. adds, aborted: everything that was asked
+    and taken back.
     """
 
     def __init__(self, *replies: str) -> None:
@@ -84,6 +85,7 @@ class FakeClient:
         self.hold_after: int | None = None
         self.break_after: int | None = None
         self.refuse: Exception | None = None
+        self.backwards = False
         self.adds: list[Add] = []
         self.aborted: list[str] = []
         self.live: set[str] = set()
@@ -111,7 +113,7 @@ class FakeClient:
         ids = {add.id for add in adds}
         try:
             for step in itertools.count():
-                for add in adds:
+                for add in reversed(adds) if self.backwards else adds:
                     if add.id in self.live:
                         await self._wait(step)
                         yield self._output(add, step)

@@ -216,6 +216,7 @@ async def test_a_stream_says_what_the_whole_says() -> None:
     assert got[-1]["usage"] == answer["usage"]
     assert all(c["usage"] is None for c in got[:-1])
     assert got[0]["prompt_token_ids"] == answer["prompt_token_ids"]
+    assert all("prompt_token_ids" not in c for c in got[1:])
     for choice in answer["choices"]:
         mine = [c["choices"][0] for c in got[:-1] if c["choices"][0]["index"] == choice["index"]]
         assert mine[0]["delta"] == {"role": "assistant", "content": ""}

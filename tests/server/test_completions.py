@@ -184,8 +184,10 @@ async def test_best_of_is_only_n() -> None:
     assert (await error(Toy(), best_of=2))["param"] == "best_of"
 
 
-async def test_a_stream_says_what_the_whole_says() -> None:
+@pytest.mark.parametrize("backwards", [False, True])
+async def test_a_stream_says_what_the_whole_says(backwards: bool) -> None:
     toy = Toy("Hi!", "é🙂")
+    toy.client.backwards = backwards
     fields = {
         "prompt": ["ab", "c"],
         "n": 2,

@@ -5,21 +5,13 @@ from collections.abc import AsyncGenerator
 
 import pytest
 
-from pieria.engine.plan import Logprob
 from pieria.engine.sampling_params import SamplingParams
 from pieria.engine.text import Delta, EngineDead
 from pieria.server.edge import Exchange
 from pieria.server.errors import ApiError
-from pieria.server.generate import (
-    Job,
-    Prompt,
-    _merged,
-    _prompt_first,
-    collect,
-    generate,
-    prompt_logprobs,
-)
-from tests.server.fakes import Toy, ToyTokenizer
+from pieria.server.generate import _merged, _prompt_first, collect, generate
+from pieria.server.job import Job, Prompt
+from tests.server.fakes import Toy
 from tests.server.test_metrics import samples
 
 
@@ -160,18 +152,3 @@ async def test_a_stream_that_is_not_read_is_not_drained() -> None:
     await asyncio.sleep(0.05)
     await merged.aclose()
     assert made < 1000
-
-
-def test_prompt_logprobs_take_vllms_shape() -> None:
-    likely = Logprob(ord("b"), -0.5, 1, ((ord("b"), -0.5), (ord("x"), -1.5)))
-    unlikely = Logprob(ord("c"), float("-inf"), 9, ((ord("b"), -0.5),))
-    first, second, third = prompt_logprobs([None, likely, unlikely], ToyTokenizer())
-    assert first is None
-    assert {k: (v.logprob, v.rank, v.decoded_token) for k, v in second.items()} == {
-        "98": (-0.5, 1, "b"),
-        "120": (-1.5, 2, "x"),
-    }
-    assert {k: (v.logprob, v.rank) for k, v in third.items()} == {
-        "99": (-9999.0, 9),
-        "98": (-0.5, 1),
-    }

@@ -29,7 +29,6 @@ from pieria.engine.messages import (
     Stats,
 )
 
-
 CLOSE_SECONDS = 5.0
 """How long an engine has to end by itself, and then its process before it is killed."""
 

@@ -29,7 +29,7 @@ def pack(message: Any) -> bytes:
 
 
 class BlockingLink:
-    """An end for threads. One thread may receive while another sends. kinds: the union to decode."""
+    """An end for threads; one may receive while another sends. kinds: the union to decode."""
 
     def __init__(self, sock: socket.socket, kinds: Any) -> None:
         self._socket = sock

@@ -9,6 +9,7 @@ from typing import Any
 
 import msgspec
 import torch
+from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
 from pieria import ops
@@ -42,13 +43,16 @@ def place(settings: dict[str, Any], mesh: Mesh) -> Prepared:
     if any(spec.state for spec in specs):
         raise ValueError(f"{config.model}: layers with per-request state are not served yet")
     free = devices.free_memory(device)
+    # Ranks ask at different moments; the cache of each must have the same pages.
+    least = torch.tensor([int(free.value)], device=device.torch_device)
+    least = ops.all_gather(least, mesh.group("tp")).min()
     weight_bytes = sum(p.numel() * p.element_size() for p in model.parameters())
     pages, max_model_len, decisions = resolve.cache(
         config,
         context=model.config.context,
         token_bytes=sum(a.nbytes for spec in specs for a in spec.token),
         weight_bytes=weight_bytes,
-        free_bytes=int(free.value) // mesh.size,
+        free_bytes=int(least) // mesh.size,
         free_source=free.source,
         max_num_seqs=scheduler.max_num_seqs,
     )
@@ -93,13 +97,15 @@ def _use_threads(asked: int | None, ranks: int) -> Decision:
 def stored_dtype(checkpoint: Checkpoint) -> str | None:
     """The dtype that the files say they are in; None if they are quantized or silent."""
     stored = checkpoint.config.get("dtype", checkpoint.config.get("torch_dtype"))
-    return stored if stored in DTYPES else None
+    return stored if stored in DTYPES and stored != "auto" else None
 
 
 def _load(checkpoint: Checkpoint, model: Decoder, device: str) -> None:
     """Load with a progress bar, on the first rank."""
     total = sum(p.numel() * p.element_size() for p in model.parameters())
     columns = (TextColumn("loading"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
-    with Progress(*columns, disable=model.mesh.rank > 0, transient=True) as progress:
+    console = Console(stderr=True)
+    silent = model.mesh.rank > 0
+    with Progress(*columns, console=console, disable=silent, transient=True) as progress:
         task = progress.add_task("load", total=total)
         load(checkpoint, model, device, lambda size: progress.advance(task, size))

@@ -1,16 +1,16 @@
 """One step of the engine as data: what the scheduler asks of a runner, and what it gets back.
 
 A plan is complete: a runner keeps nothing about requests between steps but the pages themselves.
-Plans and results hold only numbers, strings and tuples, so that they can be sent to other ranks.
-Torch-free.
+Plans and results hold only numbers, strings and tuples, so that they can be sent to other ranks,
+and that the garbage collector need not visit them: a step makes hundreds. Torch-free.
 """
 
-from dataclasses import dataclass
 from typing import Protocol
 
+import msgspec
 
-@dataclass(frozen=True)
-class Draw:
+
+class Draw(msgspec.Struct, frozen=True, gc=False):
     """How to draw the token that follows a chunk.
 
     The noise is keyed by (seed, choice, position); position is the index in its sequence of the
@@ -36,8 +36,7 @@ class Draw:
     logprobs: int | None = None
 
 
-@dataclass(frozen=True)
-class Chunk:
+class Chunk(msgspec.Struct, frozen=True, gc=False):
     """Tokens [start, start + len(tokens)) of one request, to be computed in this step.
 
     pages: where the request's keys and values lie, enough for every token up to the chunk's end.
@@ -59,8 +58,7 @@ class Chunk:
         return self.start + len(self.tokens)
 
 
-@dataclass(frozen=True)
-class StepPlan:
+class StepPlan(msgspec.Struct, frozen=True, gc=False):
     """What one forward pass computes; no request occurs twice."""
 
     chunks: tuple[Chunk, ...]
@@ -70,8 +68,7 @@ class StepPlan:
         return sum(len(c.tokens) for c in self.chunks)
 
 
-@dataclass(frozen=True)
-class Logprob:
+class Logprob(msgspec.Struct, frozen=True, gc=False):
     """One position's natural-log probabilities before temperature and penalties.
 
     token's own, its rank (1 is the most likely), and the most likely alternatives in order.
@@ -83,8 +80,7 @@ class Logprob:
     top: tuple[tuple[int, float], ...] = ()
 
 
-@dataclass(frozen=True)
-class ChunkResult:
+class ChunkResult(msgspec.Struct, frozen=True, gc=False):
     """What came of one chunk: the token, if the plan had a `draw`; a Logprob for each target.
 
     error: why this request cannot go on; then nothing else counts.
@@ -97,8 +93,7 @@ class ChunkResult:
     error: str | None = None
 
 
-@dataclass(frozen=True)
-class StepResult:
+class StepResult(msgspec.Struct, frozen=True, gc=False):
     """Results in the order of the plan's chunks."""
 
     chunks: tuple[ChunkResult, ...]

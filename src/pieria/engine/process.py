@@ -1,8 +1,8 @@
 """The engine's loop, in a process of its own or in a thread.
 
-Run as `python -m pieria.engine.process FD FACTORY`: FD is an inherited end of a socket pair, FACTORY
-the dotted name `module:function` of what makes the runner. Knows messages and the engine. Knows
-neither HTTP nor text, and no device.
+Run as `python -m pieria.engine.process FD FACTORY`: FD is an inherited end of a socket pair and
+FACTORY the dotted name `module:function` of what makes the runner. Knows messages and the engine.
+Knows neither HTTP nor text, and no device.
 """
 
 import importlib
@@ -36,8 +36,9 @@ from pieria.engine.prefix_cache import PrefixCache
 from pieria.engine.scheduler import Scheduler, SchedulerConfig
 
 HEARTBEAT_SECONDS = 1.0
+LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("pieria.engine.process")
 
 
 @dataclass(frozen=True)
@@ -86,9 +87,12 @@ def run(sock: socket.socket, factory: Factory) -> None:
         log.info("the front is gone, the engine ends")
     except Exception as error:
         refused = isinstance(error, ValueError) and not begun
-        log.error("the engine ends: %s", error, exc_info=not refused)
+        if not refused:
+            log.exception("the engine ends")
         try:
-            link.send(Failed(str(error) if refused else f"{type(error).__name__}: {error}", refused))
+            link.send(
+                Failed(str(error) if refused else f"{type(error).__name__}: {error}", refused)
+            )
         except Closed:
             log.info("nobody is left to tell")
     finally:
@@ -142,7 +146,7 @@ def main(arguments: list[str]) -> None:
     fd, factory = arguments
     # The front decides when the engine ends; a terminal's Ctrl-C reaches both processes.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
+    logging.basicConfig(level=logging.INFO, format=LOG_FORMAT)
     module, name = factory.split(":")
     sock = socket.socket(fileno=int(fd))
     run(sock, getattr(importlib.import_module(module), name))

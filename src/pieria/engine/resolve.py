@@ -9,7 +9,7 @@ from pieria.config import Decision, format_size
 from pieria.engine.runner_config import RunnerConfig
 
 ACTIVATION_BYTES = 256 << 20
-"""Kept free for one step's intermediates where the cache's size is not given."""
+"""Kept free for one step's intermediates."""
 
 
 def dtype(asked: str, stored: str | None, native: Collection[str]) -> Decision:
@@ -49,16 +49,26 @@ def cache(
     page_bytes = config.block_size * token_bytes
     if config.max_model_len is not None and config.max_model_len > context:
         raise ValueError(
-            f"max_model_len={config.max_model_len} is more than the {context} tokens that the model allows"
+            f"max_model_len={config.max_model_len} is more than the {context} tokens that the model"
+            " allows"
         )
     longest = config.max_model_len or context
     room = free_bytes - weight_bytes - ACTIVATION_BYTES
+    beside = (
+        f"beside {format_size(weight_bytes)} of weights and {format_size(ACTIVATION_BYTES)} for"
+        f" intermediates; {free_source} allows {format_size(free_bytes)}"
+    )
+    if room < page_bytes:
+        raise ValueError(
+            f"no page of the cache fits {beside}; a narrower --dtype or more --tensor-parallel-size"
+            " needs less"
+        )
     if config.kv_cache_memory_bytes is not None:
         size, why = config.kv_cache_memory_bytes, "asked for"
     else:
-        size = int(max(room, 0) * config.memory_fraction)
+        size = int(room * config.memory_fraction)
         why = (
-            f"{config.memory_fraction:g} of the {format_size(max(room, 0))} that {free_source}"
+            f"{config.memory_fraction:g} of the {format_size(room)} that {free_source}"
             f" leaves beside {format_size(weight_bytes)} of weights"
         )
         useful = max_num_seqs * -(-longest // config.block_size) * page_bytes
@@ -68,14 +78,16 @@ def cache(
     tokens = pages * config.block_size
     if size > room:
         raise ValueError(
-            f"a cache of {format_size(size)} and {format_size(weight_bytes)} of weights do not fit: {free_source}"
-            f" allows {format_size(free_bytes)}; give less with --kv-cache-memory-bytes"
+            f"a cache of {format_size(size)} does not fit {beside}; give"
+            f" --kv-cache-memory-bytes {room} or less"
         )
-    if pages < 1 or (config.max_model_len is not None and tokens < longest):
-        needed = -(-longest // config.block_size) * page_bytes
+    least = config.max_model_len or 1
+    if tokens < least:
+        needed = -(-least // config.block_size) * page_bytes
+        shorter = ", or a smaller --max-model-len" if least > 1 else ""
         raise ValueError(
-            f"a cache of {format_size(size)} holds {tokens} tokens, fewer than max_model_len={longest};"
-            f" give --kv-cache-memory-bytes {needed} or more, or a smaller --max-model-len"
+            f"a cache of {format_size(size)} holds {tokens} tokens, and {least} must fit;"
+            f" give --kv-cache-memory-bytes {needed} or more{shorter}"
         )
     length = Decision("max_model_len", str(longest), "asked for")
     if config.max_model_len is None:

@@ -42,6 +42,8 @@ class RunnerConfig:
     )
 
     def __post_init__(self) -> None:
+        if not self.model:
+            raise ValueError("no model is given: a short name, hub id, folder or GGUF file")
         for name, low, high in (
             ("tensor_parallel_size", 1, 1024),
             ("block_size", 1, 1024),

@@ -138,8 +138,8 @@ class TextEngine:
         wanted = 1 if params.max_tokens is None else params.max_tokens
         if room < wanted:
             raise ValueError(
-                f"this model's maximum context length is {self.max_model_len} tokens; the prompt has"
-                f" {len(prompt)} and max_tokens is {wanted}: {len(prompt) + wanted} in all"
+                f"this model's maximum context length is {self.max_model_len} tokens; the prompt"
+                f" has {len(prompt)} and max_tokens is {wanted}: {len(prompt) + wanted} in all"
             )
         return room if params.max_tokens is None else params.max_tokens
 
@@ -189,7 +189,9 @@ class _Choice:
         text = self.held + new
         if not self.stops:
             return text, None
-        found = [(text.find(stop), stop) for stop in self.stops if stop in text]
+        # What is held may contain a stop string from before `min_tokens`: only new ones count.
+        starts = [(max(0, len(self.held) - len(stop) + 1), stop) for stop in self.stops]
+        found = [(at, stop) for start, stop in starts if (at := text.find(stop, start)) >= 0]
         if found and self.tokens >= self.add.params.min_tokens:
             at, stop = min(found, key=lambda f: (f[0], len(f[1])))
             keep = at + len(stop) if self.add.params.include_stop_str_in_output else at

@@ -73,8 +73,8 @@ class Checkpoint:
             ids = source.get("eos_token_id")
             found.update(i for i in (ids if isinstance(ids, list) else [ids]) if type(i) is int)
         if self.gguf is not None:
-            kinds = ("eos", "eot", "eom")
-            ids = [self.gguf.metadata.get(f"tokenizer.ggml.{kind}_token_id") for kind in kinds]
+            ends = ("eot", "eom")  # of a turn, of a message
+            ids = [self.gguf.metadata.get(f"tokenizer.ggml.{end}_token_id") for end in ends]
             found.update(i for i in ids if type(i) is int)
         eos = self.tokenizer().eos
         return frozenset(found if eos is None else found | {eos})
@@ -104,9 +104,9 @@ def open_checkpoint(path: Path) -> Checkpoint:
         return _open_gguf(path)
     if not path.is_dir():
         raise ValueError(f"{path}: there is no such file or directory")
-    if (path / "config.json").is_file():
-        return _open_directory(path)
     files = sorted(path.glob("*.gguf"))
+    if (path / "config.json").is_file() and not (files and not any(path.glob("*.safetensors"))):
+        return _open_directory(path)
     if len(files) == 1:
         return _open_gguf(files[0])
     if files:
@@ -159,7 +159,10 @@ def _chat_template(path: Path) -> str | None:
     """chat_template.jinja, else the (default) chat_template of tokenizer_config.json."""
     file = path / "chat_template.jinja"
     if file.is_file():
-        return read_bounded(file).decode("utf-8")
+        try:
+            return read_bounded(file).decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{file}: not UTF-8: {error}") from None
     config = path / "tokenizer_config.json"
     template = _optional(config).get("chat_template")
     if isinstance(template, list):

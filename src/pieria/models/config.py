@@ -8,18 +8,23 @@ these.
 from dataclasses import dataclass
 from typing import Literal
 
-RopeScaling = Literal["none", "linear", "llama3"]
+RopeScaling = Literal["none", "linear", "ntk", "llama3", "yarn"]
 
 
 @dataclass(frozen=True)
 class Rope:
-    """Rotary embedding: dimension pairs turn by position * frequency, frequency_i =
-    theta^(-2i/dim), then scaled.
+    """Rotary embedding of dimension pairs, turned by position * theta^(-2i/dim), then scaled.
 
-    dim: rotated dimensions of a head. scaling "linear" divides every frequency by `factor`
-    (arXiv:2306.15595); "llama3" divides low ones, keeps high ones and blends between (the Llama 3.1
-    model card's reference code). factors: per-frequency divisors that a file states outright;
-    applied instead of a formula.
+    dim: rotated dimensions of a head, the first ones. interleaved: pairs are (0, 1), (2, 3), ...;
+    else (0, dim/2), (1, dim/2 + 1), ... What scaling does with `factor`:
+    linear: every frequency is divided by it (arXiv:2306.15595);
+    ntk: theta grows by factor^(dim/(dim-2));
+    llama3: low frequencies are divided, high ones kept, and those between blended (the Llama 3.1
+    model card's reference code);
+    yarn: the same with a ramp between beta_fast and beta_slow rotations over `original_context`
+    tokens, rounded to whole dimensions if `truncate` (arXiv:2309.00071).
+    factors: per-frequency divisors that a file states outright; applied instead of a formula.
+    magnitude: what cosines and sines are multiplied by.
     """
 
     theta: float
@@ -29,7 +34,24 @@ class Rope:
     low_freq_factor: float = 1.0
     high_freq_factor: float = 4.0
     original_context: int = 0
+    beta_fast: float = 32.0
+    beta_slow: float = 1.0
+    truncate: bool = True
     factors: tuple[float, ...] = ()
+    magnitude: float = 1.0
+    interleaved: bool = False
+
+
+@dataclass(frozen=True)
+class NormConfig:
+    """RMS norm. eps_outside: eps is added to the root mean square, not under the root.
+
+    offset: added to the weight as stored.
+    """
+
+    eps: float
+    eps_outside: bool = False
+    offset: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -37,18 +59,20 @@ class AttentionConfig:
     """Grouped-query attention. window: how many tokens back a token sees, itself included; None:
     all.
 
-    soft_cap: scores become cap * tanh(score / cap). scale: what q.k is multiplied by.
+    soft_cap: scores become cap * tanh(score / cap). scale: what q.k is multiplied by. qk_norm: of
+    each head's q and k, before the rope. rope None: no positions.
     """
 
     heads: int
     kv_heads: int
     head_dim: int
-    rope: Rope
+    rope: Rope | None
     scale: float
     qkv_bias: bool = False
     out_bias: bool = False
     window: int | None = None
     soft_cap: float | None = None
+    qk_norm: NormConfig | None = None
 
 
 @dataclass(frozen=True)
@@ -64,23 +88,22 @@ class MlpConfig:
 
 
 @dataclass(frozen=True)
-class NormConfig:
-    """RMS norm. eps_outside: eps is added to the root mean square, not under the root."""
-
-    eps: float
-    eps_outside: bool = False
-
-
-@dataclass(frozen=True)
 class LayerConfig:
-    attention: AttentionConfig
+    """post_norms: what mixer and mlp give is normed once more before it is added."""
+
+    mixer: AttentionConfig
     mlp: MlpConfig
     norm: NormConfig
+    post_norms: bool = False
 
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """A decoder, complete. context: the longest sequence it was trained for, in tokens."""
+    """A decoder, complete. context: the longest sequence it was trained for, in tokens.
+
+    embed_scale: what embeddings are multiplied by. logit_soft_cap: logits become cap * tanh(logit /
+    cap).
+    """
 
     family: str
     hidden: int
@@ -89,15 +112,17 @@ class ModelConfig:
     layers: tuple[LayerConfig, ...]
     norm: NormConfig
     tied: bool
+    embed_scale: float | None = None
+    logit_soft_cap: float | None = None
 
     def __post_init__(self) -> None:
         for i, layer in enumerate(self.layers):
-            a = layer.attention
+            a = layer.mixer
             if a.heads % a.kv_heads:
                 raise ValueError(
                     f"layer {i}: {a.heads} attention heads do not divide over {a.kv_heads} key heads"
                 )
-            if a.rope.dim > a.head_dim or a.rope.dim % 2:
+            if a.rope is not None and (a.rope.dim > a.head_dim or a.rope.dim % 2):
                 raise ValueError(
                     f"layer {i}: rope of {a.rope.dim} dimensions in heads of {a.head_dim}"
                 )

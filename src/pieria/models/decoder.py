@@ -8,10 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from pieria import ops
-from pieria.models.cache_spec import Array, CacheSpec
+from pieria.models.cache_spec import CacheSpec
 from pieria.models.config import ModelConfig
 from pieria.models.context import Context
-from pieria.models.layers import Embedding, Layer, Linear, Logical, Module, Norm, Part
+from pieria.models.layer import Layer
+from pieria.models.parts import Embedding, Linear, Logical, Module, Norm, Part
 from pieria.models.rope import frequencies
 from pieria.parallel.mesh import Mesh
 from pieria.parallel.shard import vocabulary
@@ -38,17 +39,21 @@ class Decoder(Part):
             self.head = Linear(
                 "head", config.hidden, config.vocabulary, False, vocabulary(), mesh, dtype
             )
-        self.ropes = tuple(dict.fromkeys(layer.attention.rope for layer in config.layers))
+        found = dict.fromkeys(layer.mixer.rope for layer in config.layers)
+        self.ropes = tuple(rope for rope in found if rope is not None)
         for i, rope in enumerate(self.ropes):
             self.register_buffer(f"frequencies_{i}", frequencies(rope), persistent=False)
 
     def forward(self, tokens_T: Tensor, context: Context) -> Tensor:
         """Hidden states [T, D] after the final norm."""
         angles = {
-            rope: ops.rotary(context.positions_T, getattr(self, f"frequencies_{i}"))
+            rope: ops.rotary(context.positions_T, getattr(self, f"frequencies_{i}"), rope.magnitude)
             for i, rope in enumerate(self.ropes)
         }
         x_TD = self.embed(tokens_T)
+        if self.config.embed_scale is not None:
+            # Rounded to the weights' dtype first, as the models that scale were trained.
+            x_TD = x_TD * torch.tensor(self.config.embed_scale, dtype=self.dtype)
         for layer in self.layers:
             x_TD = layer(x_TD, context, angles)
         return self.norm(x_TD)
@@ -56,8 +61,11 @@ class Decoder(Part):
     def logits(self, hidden_RD: Tensor) -> Tensor:
         """Logits [R, V] of the whole vocabulary, in the model's dtype."""
         if self.config.tied:
-            return self.embed.logits(hidden_RD)
-        return ops.all_gather(self.head(hidden_RD), self.mesh.group("tp"))
+            logits_RV = self.embed.logits(hidden_RD)
+        else:
+            logits_RV = ops.all_gather(self.head(hidden_RD), self.mesh.group("tp"))
+        cap = self.config.logit_soft_cap
+        return logits_RV if cap is None else torch.tanh(logits_RV / cap) * cap
 
     def logical(self) -> dict[str, Logical]:
         """Every weight by its name here, as the whole model has it."""
@@ -69,14 +77,5 @@ class Decoder(Part):
         }
 
     def cache_specs(self, dtype: torch.dtype | None = None) -> tuple[CacheSpec, ...]:
-        """What each layer remembers on this rank
-
-        `dtype` of keys and values, default the model's.
-        """
-        kept = dtype or self.dtype
-        specs = []
-        for layer in self.config.layers:
-            a = layer.attention
-            shape = (a.kv_heads // self.mesh.tp, a.head_dim)
-            specs.append(CacheSpec((Array("k", shape, kept), Array("v", shape, kept)), a.window))
-        return tuple(specs)
+        """What each layer remembers on this rank; `dtype` of keys and values, default the model's."""
+        return tuple(layer.mixer.cache_spec(dtype or self.dtype) for layer in self.layers)

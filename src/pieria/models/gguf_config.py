@@ -21,9 +21,13 @@ ROPE_FACTORS = "rope_freqs.weight"
 
 def hf_config(file: GgufFile) -> dict[str, Any]:
     """The config.json the model would have. ValueError for what is missing or not supported."""
-    top = Keys(file.metadata, str(file.path))
-    architecture, model_type = top.choice("general.architecture", ARCHITECTURES)
-    arch = file.metadata["general.architecture"]
+    arch = file.metadata.get("general.architecture")
+    if not isinstance(arch, str) or arch not in ARCHITECTURES:
+        raise ValueError(
+            f"{file.path}: general.architecture={arch!r} is not supported;"
+            f" there are: {', '.join(ARCHITECTURES)}"
+        )
+    architecture, model_type = ARCHITECTURES[arch]
     keys = Keys(_under(file.metadata, f"{arch}."), f"{file.path}: {arch}")
     keys.refuse("expert_count", "mixtures of experts are not supported yet", (None, 0))
     hidden, heads = keys.integer("embedding_length"), keys.integer("attention.head_count")

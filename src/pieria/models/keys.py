@@ -1,5 +1,6 @@
 """Typed access to a model's config.json, with errors that name file, key and value."""
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -74,8 +75,8 @@ class Keys:
         kind = scaling.values.get("rope_type", scaling.values.get("type", "default"))
         if kind == "default":
             return Rope(theta, dim)
-        if kind == "linear":
-            return Rope(theta, dim, "linear", scaling.number("factor"))
+        if kind in ("linear", "ntk"):
+            return Rope(theta, dim, kind, scaling.number("factor"))
         if kind == "llama3":
             return Rope(
                 theta,
@@ -86,6 +87,8 @@ class Keys:
                 scaling.number("high_freq_factor"),
                 scaling.integer("original_max_position_embeddings"),
             )
+        if kind == "yarn":
+            return self._yarn(scaling, theta, dim)
         if kind == "factors":
             factors = tuple(float(f) for f in scaling.values["factors"])
             if len(factors) != dim // 2 or not all(f > 0 for f in factors):
@@ -93,7 +96,31 @@ class Keys:
             return Rope(theta, dim, factors=factors)
         raise ValueError(
             f"{scaling.source}: rope_type={kind!r} is not supported;"
-            " there are: default, linear, llama3"
+            " there are: default, linear, ntk, llama3, yarn"
+        )
+
+    def _yarn(self, scaling: "Keys", theta: float, dim: int) -> Rope:
+        """`mscale` and `mscale_all_dim` are DeepSeek's way to state the magnitude."""
+        factor = scaling.number("factor")
+        if scaling.has("attention_factor"):
+            magnitude = scaling.number("attention_factor")
+        elif scaling.values.get("mscale") and scaling.values.get("mscale_all_dim"):
+            whole = yarn_magnitude(factor, scaling.number("mscale_all_dim"))
+            magnitude = yarn_magnitude(factor, scaling.number("mscale")) / whole
+        else:
+            magnitude = yarn_magnitude(factor)
+        return Rope(
+            theta,
+            dim,
+            "yarn",
+            factor,
+            original_context=scaling.integer(
+                "original_max_position_embeddings", self.integer("max_position_embeddings")
+            ),
+            beta_fast=scaling.number("beta_fast", 32.0),
+            beta_slow=scaling.number("beta_slow", 1.0),
+            truncate=scaling.flag("truncate", True),
+            magnitude=magnitude,
         )
 
     def _get(self, key: str, default: Any) -> Any:
@@ -103,3 +130,8 @@ class Keys:
         if value is None:
             raise ValueError(f"{self.source}: {key} is missing")
         return value
+
+
+def yarn_magnitude(factor: float, scale: float = 1.0) -> float:
+    """0.1 scale ln(factor) + 1 for a factor above 1, else 1 (arXiv:2309.00071, equation 22)."""
+    return 0.1 * scale * math.log(factor) + 1.0 if factor > 1 else 1.0

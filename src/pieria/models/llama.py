@@ -19,11 +19,11 @@ ACTIVATIONS = {
 
 NAMES = {
     "embed": "model.embed_tokens",
-    "layers.{}.attention_norm": "model.layers.{}.input_layernorm",
-    "layers.{}.attention.q": "model.layers.{}.self_attn.q_proj",
-    "layers.{}.attention.k": "model.layers.{}.self_attn.k_proj",
-    "layers.{}.attention.v": "model.layers.{}.self_attn.v_proj",
-    "layers.{}.attention.o": "model.layers.{}.self_attn.o_proj",
+    "layers.{}.mixer_norm": "model.layers.{}.input_layernorm",
+    "layers.{}.mixer.q": "model.layers.{}.self_attn.q_proj",
+    "layers.{}.mixer.k": "model.layers.{}.self_attn.k_proj",
+    "layers.{}.mixer.v": "model.layers.{}.self_attn.v_proj",
+    "layers.{}.mixer.o": "model.layers.{}.self_attn.o_proj",
     "layers.{}.mlp_norm": "model.layers.{}.post_attention_layernorm",
     "layers.{}.mlp.gate": "model.layers.{}.mlp.gate_proj",
     "layers.{}.mlp.up": "model.layers.{}.mlp.up_proj",
@@ -33,7 +33,7 @@ NAMES = {
 }
 """Module here -> module in the published files, of this family and those that copied its names."""
 
-GGUF_INTERLEAVED = ("attention.q", "attention.k")
+GGUF_INTERLEAVED = ("mixer.q", "mixer.k")
 """GGUF files of this family keep the rows of these in interleaved rotary order."""
 
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from pieria.models.checkpoint import Checkpoint, TensorFile
 from pieria.models.decoder import Decoder
 from pieria.models.keys import Keys
-from pieria.models.layers import Logical
+from pieria.models.parts import Logical
 from pieria.models.names import GGUF_NAMES, file_name
 from pieria.models.registry import Family, family
 from pieria.parallel.mesh import Mesh
@@ -85,11 +85,10 @@ def _compare(
 def _read(
     tensors: TensorFile, source: str, logical: Logical, model: Decoder, device: str
 ) -> Tensor:
-    shard = logical.shard
-    group = model.mesh.group(shard.axis) if shard.axis else None
-    index, size = (group.index, group.size) if group else (0, 1)
-    part = torch.empty(shard.local(logical.shape, size), dtype=model.dtype)
-    tensors.read_into(source, part, shard.dim, shard.span(logical.shape, index, size)[0])
+    spans = logical.shard.spans(logical.shape, model.mesh)
+    cut = next((d for d, s in enumerate(spans) if s != (0, logical.shape[d])), 0)
+    part = torch.empty([last - first for first, last in spans], dtype=model.dtype)
+    tensors.read_into(source, part, cut, spans[cut][0])
     return part.to(device)
 
 
@@ -102,7 +101,7 @@ def _deinterleave(part: Tensor, name: str, source: Family, model: Decoder) -> Te
     if not module.endswith(source.GGUF_INTERLEAVED):
         return part
     layer = int(module.split(".")[1])
-    pairs = model.config.layers[layer].attention.head_dim // 2
+    pairs = model.config.layers[layer].mixer.head_dim // 2
     heads = part.view(-1, pairs, 2, *part.shape[1:])
     return heads.transpose(1, 2).reshape(part.shape)
 

@@ -8,11 +8,11 @@ from collections.abc import Mapping
 
 GGUF_NAMES = {
     "embed": "token_embd",
-    "layers.{}.attention_norm": "blk.{}.attn_norm",
-    "layers.{}.attention.q": "blk.{}.attn_q",
-    "layers.{}.attention.k": "blk.{}.attn_k",
-    "layers.{}.attention.v": "blk.{}.attn_v",
-    "layers.{}.attention.o": "blk.{}.attn_output",
+    "layers.{}.mixer_norm": "blk.{}.attn_norm",
+    "layers.{}.mixer.q": "blk.{}.attn_q",
+    "layers.{}.mixer.k": "blk.{}.attn_k",
+    "layers.{}.mixer.v": "blk.{}.attn_v",
+    "layers.{}.mixer.o": "blk.{}.attn_output",
     "layers.{}.mlp_norm": "blk.{}.ffn_norm",
     "layers.{}.mlp.gate": "blk.{}.ffn_gate",
     "layers.{}.mlp.up": "blk.{}.ffn_up",
@@ -24,7 +24,7 @@ GGUF_NAMES = {
 
 def file_name(name: str, names: Mapping[str, str]) -> str:
     """The name in a file of a weight that `Decoder` calls `name`, such as
-    layers.3.attention.q.weight.
+    layers.3.mixer.q.weight.
     """
     module, _, kind = name.rpartition(".")
     number = re.search(r"\d+", module)

@@ -264,13 +264,13 @@ def _wanted(name: str, files: Iterable[str], file: str | None) -> list[str]:
 @contextmanager
 def _bars(progress: bool) -> Iterator[None]:
     """The hub library's own bars, or none."""
-    from huggingface_hub.utils.tqdm import disable_progress_bars, enable_progress_bars
+    from huggingface_hub.utils import tqdm
 
-    if progress:
+    if progress or tqdm.are_progress_bars_disabled():
         yield
         return
-    disable_progress_bars()
+    tqdm.disable_progress_bars()
     try:
         yield
     finally:
-        enable_progress_bars()
+        tqdm.enable_progress_bars()

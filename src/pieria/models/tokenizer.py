@@ -9,6 +9,7 @@ its text is what they are as UTF-8. So streaming is exact: text given out never 
 import codecs
 import json
 import re
+from array import array
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,8 +56,8 @@ PRE_TOKENIZERS: Mapping[str, PreTokenizer] = {
 """tokenizer.ggml.pre -> what it stands for. Source: llama-vocab.cpp of llama.cpp, which quotes the
 original patterns; nfc, which it leaves out: Qwen2's tokenizer.json."""
 
-CONTROL, USER_DEFINED = 3, 4
-"""tokenizer.ggml.token_type of tokens found in text as they stand; control tokens are special."""
+NORMAL, CONTROL, USER_DEFINED = 1, 3, 4
+"""tokenizer.ggml.token_type. The last two are found in text as they stand; control is special."""
 
 
 class Tokenizer:
@@ -98,7 +99,7 @@ class Tokenizer:
         """From tokenizer.json; config: tokenizer_config.json. ValueError if it cannot be used."""
         try:
             backend = tokenizers.Tokenizer.from_buffer(read_bounded(path))
-        except ValueError as error:
+        except Exception as error:  # the library raises nothing more exact
             raise ValueError(f"{path}: {error}") from None
         backend.no_truncation()
         backend.no_padding()
@@ -124,8 +125,8 @@ class Tokenizer:
                 f"{source}: tokenizer.ggml.model={keys['model']!r} is not supported;"
                 " there is: gpt2 (byte-level BPE)"
             )
-        name = keys["pre"] or "default"
-        if name not in PRE_TOKENIZERS:
+        name = "default" if keys["pre"] is None else keys["pre"]
+        if not isinstance(name, str) or name not in PRE_TOKENIZERS:
             raise ValueError(
                 f"{source}: tokenizer.ggml.pre={name!r} is not supported;"
                 f" there are: {', '.join(PRE_TOKENIZERS)}"
@@ -202,15 +203,8 @@ class Decoder:
 
 
 GGUF_KEYS = (
-    "model",
-    "pre",
-    "tokens",
-    "merges",
-    "token_type",
-    "bos_token_id",
-    "eos_token_id",
-    "add_bos_token",
-    "add_eos_token",
+    *("model", "pre", "tokens", "merges", "token_type"),
+    *("bos_token_id", "eos_token_id", "add_bos_token", "add_eos_token"),
 )
 
 
@@ -218,16 +212,17 @@ def _byte_level_bpe(
     tokens: Any, merges: Any, types: Any, pre: PreTokenizer
 ) -> tokenizers.Tokenizer:
     """ValueError for a vocabulary that is not sound."""
-    if not isinstance(tokens, list) or not isinstance(merges, list):
-        raise ValueError("tokenizer.ggml.tokens and merges must be arrays of strings")
+    for values in (tokens, merges):
+        if not isinstance(values, list) or not all(isinstance(v, str) for v in values):
+            raise ValueError("tokenizer.ggml.tokens and merges must be arrays of strings")
     vocabulary = {token: id for id, token in enumerate(tokens)}
     if len(vocabulary) < len(tokens):
         twice = next(token for id, token in enumerate(tokens) if vocabulary[token] != id)
         raise ValueError(f"tokenizer.ggml.tokens: {twice!r} occurs twice")
-    types = [1] * len(tokens) if types is None else list(types)
-    if len(types) != len(tokens):
-        raise ValueError(f"tokenizer.ggml.token_type has {len(types)} of {len(tokens)} entries")
-    pairs: list[Any] = [tuple(str(merge).split(" ")) for merge in merges]
+    types = array("i", [NORMAL]) * len(tokens) if types is None else types
+    if not isinstance(types, array) or len(types) != len(tokens):
+        raise ValueError(f"tokenizer.ggml.token_type must have {len(tokens)} numbers")
+    pairs: list[Any] = [tuple(merge.split(" ")) for merge in merges]
     wrong = next((merge for merge, pair in zip(merges, pairs, strict=True) if len(pair) != 2), None)
     if wrong is not None:
         raise ValueError(f"tokenizer.ggml.merges: {wrong!r} is not a pair")

@@ -81,19 +81,24 @@ def paged_attention(
     Query j of request r sees keys [0, contexts[r] - queries[r] + j], with `window` only the last
     that many of them.
     """
-    page_tokens = k_cache_PNGK.shape[1]
     out = []
     requests = zip(
         torch.split(q_THK, list(paging.queries)), paging.table_RP, paging.contexts, strict=True
     )
     for q_QHK, table_P, context in requests:
         first = oldest_visible(context - len(q_QHK), window)
-        pages = table_P[first // page_tokens : -(-context // page_tokens)]
-        skipped = first // page_tokens * page_tokens
-        k_SGK = k_cache_PNGK[pages].flatten(0, 1)[first - skipped : context - skipped]
-        v_SGV = v_cache_PNGV[pages].flatten(0, 1)[first - skipped : context - skipped]
+        k_SGK = gathered(k_cache_PNGK, table_P, first, context)
+        v_SGV = gathered(v_cache_PNGV, table_P, first, context)
         out.append(attend(q_QHK, k_SGK, v_SGV, scale, window, soft_cap))
     return torch.cat(out)
+
+
+def gathered(cache: Tensor, table_P: Tensor, first: int, last: int) -> Tensor:
+    """Tokens [first, last) of one request, side by side, from a cache [pages, page_tokens, ...]."""
+    page_tokens = cache.shape[1]
+    pages = table_P[first // page_tokens : -(-last // page_tokens)]
+    skipped = first // page_tokens * page_tokens
+    return cache[pages].flatten(0, 1)[first - skipped : last - skipped]
 
 
 @paged_attention.shapes

@@ -13,32 +13,53 @@ from pieria.ops.op import Backward, Case, Cost, Inputs, nbytes, op, wide_bytes, 
 
 
 @op
-def rms_norm(x: Tensor, weight: Tensor, eps: float, eps_outside: bool = False) -> Tensor:
+def rms_norm(
+    x: Tensor, weight: Tensor, eps: float, eps_outside: bool = False, offset: float = 0.0
+) -> Tensor:
     """y_TD = x_TD / sqrt(mean_D(x^2) + eps) * weight_D.
 
     Normalised in float32 or wider, scaled by the weight in x's dtype. With `eps_outside` the
-    denominator is sqrt(mean_D(x^2)) + eps.
+    denominator is sqrt(mean_D(x^2)) + eps. With an `offset` the weight is offset + weight_D, and
+    scaling is done in the wide dtype too, as Gemma does.
     """
     wide = widen(x)
     mean_square = wide.pow(2).mean(-1, keepdim=True)
     scale = (
         (mean_square.sqrt() + eps).reciprocal() if eps_outside else torch.rsqrt(mean_square + eps)
     )
+    if offset:
+        return (wide * scale * (widen(weight) + offset)).to(x.dtype)
     return (wide * scale).to(x.dtype) * weight
 
 
 @rms_norm.shapes
-def _(x: Tensor, weight: Tensor, eps: float, eps_outside: bool = False) -> Tensor:
+def _(
+    x: Tensor, weight: Tensor, eps: float, eps_outside: bool = False, offset: float = 0.0
+) -> Tensor:
     return torch.empty_like(x)
 
 
 @rms_norm.cost
-def _(out: Tensor, x: Tensor, weight: Tensor, eps: float, eps_outside: bool = False) -> Cost:
+def _(
+    out: Tensor,
+    x: Tensor,
+    weight: Tensor,
+    eps: float,
+    eps_outside: bool = False,
+    offset: float = 0.0,
+) -> Cost:
     return Cost(flops=4 * x.numel(), bytes=nbytes(x, weight, out))
 
 
 @rms_norm.backward
-def _(out: Tensor, x: Tensor, weight: Tensor, eps: float, eps_outside: bool = False) -> Backward:
+def _(
+    out: Tensor,
+    x: Tensor,
+    weight: Tensor,
+    eps: float,
+    eps_outside: bool = False,
+    offset: float = 0.0,
+) -> Backward:
     wide = wide_bytes(x)
     rows = x.numel() // x.shape[-1]
     is_wide = x.element_size() == wide
@@ -64,6 +85,7 @@ def _(make: Inputs) -> Iterator[Case]:
         yield Case(f"{rows}x{columns}", (x, weight, 1e-6), reduction=columns)
     x, weight = make.normal(5, 64, scale=1e-3), make.normal(64)
     yield Case("eps outside", (x, weight, 1e-3, True), reduction=64)
+    yield Case("offset", (x, weight, 1e-6, False, 1.0), reduction=64)
     x, weight = make.normal(4, 3, 64), make.normal(64)
     yield Case("heads", (x, weight, 1e-5), reduction=64)
     for rows, columns in [(1, 576), (32, 576), (512, 576), (2048, 4096)]:

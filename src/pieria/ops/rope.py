@@ -1,4 +1,4 @@
-"""Rotary position embedding (Su et al. 2021, arXiv:2104.09864) with half-split pairs, as GPT-NeoX.
+"""Rotary position embedding (Su et al. 2021, arXiv:2104.09864), pairs half-split or side by side.
 
 T tokens, H heads, K dimensions of a head, R dimension pairs that turn.
 """
@@ -13,19 +13,26 @@ from pieria.ops.op import Backward, Case, Cost, Inputs, nbytes, op, wide_bytes, 
 
 
 @op
-def rope(x_THK: Tensor, cos_TR: Tensor, sin_TR: Tensor) -> Tensor:
+def rope(x_THK: Tensor, cos_TR: Tensor, sin_TR: Tensor, interleaved: bool = False) -> Tensor:
     """Each pair (x_i, x_(R+i)), i < R, of a head turned by the token's angle i; the rest as it is.
 
+    With `interleaved` the pairs are (x_2i, x_(2i+1)), as Su et al. have them; else as GPT-NeoX.
     Computed in float32 or wider, returned in x's dtype. No gradient for the angles.
     """
     pairs = cos_TR.shape[1]
     cos_T1R, sin_T1R = widen(cos_TR)[:, None], widen(sin_TR)[:, None]
     wide_THK = widen(x_THK)
-    a_THR, b_THR, rest = wide_THK.tensor_split([pairs, 2 * pairs], dim=-1)
+    if interleaved:
+        turning, rest = wide_THK.tensor_split([2 * pairs], dim=-1)
+        a_THR, b_THR = turning[..., 0::2], turning[..., 1::2]
+    else:
+        a_THR, b_THR, rest = wide_THK.tensor_split([pairs, 2 * pairs], dim=-1)
     turned = [
         torch.addcmul(a_THR * cos_T1R, b_THR, sin_T1R, value=-1),
         torch.addcmul(b_THR * cos_T1R, a_THR, sin_T1R),
     ]
+    if interleaved:
+        turned = [torch.stack(turned, dim=-1).flatten(2)]
     return torch.cat([*turned, rest], dim=-1).to(x_THK.dtype)
 
 
@@ -33,18 +40,22 @@ rope.constants = ("cos_TR", "sin_TR")
 
 
 @rope.shapes
-def _(x_THK: Tensor, cos_TR: Tensor, sin_TR: Tensor) -> Tensor:
+def _(x_THK: Tensor, cos_TR: Tensor, sin_TR: Tensor, interleaved: bool = False) -> Tensor:
     return x_THK.new_empty(x_THK.shape)
 
 
 @rope.cost
-def _(out: Tensor, x_THK: Tensor, cos_TR: Tensor, sin_TR: Tensor) -> Cost:
+def _(
+    out: Tensor, x_THK: Tensor, cos_TR: Tensor, sin_TR: Tensor, interleaved: bool = False
+) -> Cost:
     flops = 6 * x_THK.shape[1] * cos_TR.numel()
     return Cost(flops, nbytes(x_THK, cos_TR, sin_TR, out))
 
 
 @rope.backward
-def _(out: Tensor, x_THK: Tensor, cos_TR: Tensor, sin_TR: Tensor) -> Backward:
+def _(
+    out: Tensor, x_THK: Tensor, cos_TR: Tensor, sin_TR: Tensor, interleaved: bool = False
+) -> Backward:
     flops = 6 * x_THK.shape[1] * cos_TR.numel()
     kept = cos_TR.element_size() == wide_bytes(cos_TR)
     return Backward(
@@ -55,8 +66,8 @@ def _(out: Tensor, x_THK: Tensor, cos_TR: Tensor, sin_TR: Tensor) -> Backward:
 
 
 @rope.row
-def _(i: int, *tensors: Tensor) -> tuple[Any, ...]:
-    return tuple(t[i : i + 1] for t in tensors)
+def _(i: int, x_THK: Tensor, cos_TR: Tensor, sin_TR: Tensor, *rest: bool) -> tuple[Any, ...]:
+    return x_THK[i : i + 1], cos_TR[i : i + 1], sin_TR[i : i + 1], *rest
 
 
 @rope.cases
@@ -67,6 +78,8 @@ def _(make: Inputs) -> Iterator[Case]:
         ("half of a head", 5, 2, 24, 6),
     ]:
         yield Case(name, (make.normal(tokens, heads, size), *_turns(make, tokens, pairs)))
+    arguments = make.normal(5, 2, 24), *_turns(make, 5, 6)
+    yield Case("side by side", (*arguments, True))
     for tokens in (1, 32, 512):
         arguments = (make.normal(tokens, 9, 64), *_turns(make, tokens, 32))
         yield Case(f"{tokens}x9x64", arguments, bench=True)

@@ -6,7 +6,7 @@ Knows ranks and their groups. Does not know tensors or models, nor who starts th
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-AXES = ("dp", "pp", "cp", "tp")
+AXES = ("dp", "pp", "cp", "ep", "tp")
 """Outermost first: neighbouring ranks differ in tp."""
 
 
@@ -31,9 +31,9 @@ class Group:
 
 @dataclass(frozen=True)
 class Mesh:
-    """A grid of dp x pp x cp x tp ranks as `rank` sees it
+    """A grid of dp x pp x cp x ep x tp ranks as `rank` sees it.
 
-    `ep` is folded over the dp x cp x tp ranks of a stage.
+    Along ep only experts are cut; all else is computed by each of its ranks alike.
     """
 
     dp: int = 1
@@ -45,28 +45,18 @@ class Mesh:
     handles: tuple[tuple[str, Any], ...] = field(default=(), compare=False, repr=False)
 
     def __post_init__(self) -> None:
-        for axis in (*AXES, "ep"):
+        for axis in AXES:
             if getattr(self, axis) < 1:
                 raise ValueError(f"mesh size {axis}={getattr(self, axis)} must be at least 1")
-        if (self.dp * self.cp * self.tp) % self.ep:
-            raise ValueError(
-                f"mesh size ep={self.ep} must divide dp*cp*tp={self.dp * self.cp * self.tp}"
-            )
         if not 0 <= self.rank < self.size:
             raise ValueError(f"rank {self.rank} is outside of a mesh of {self.size} ranks")
 
     @property
     def size(self) -> int:
-        return self.dp * self.pp * self.cp * self.tp
+        return self.dp * self.pp * self.cp * self.ep * self.tp
 
     def ranks(self, axis: str) -> tuple[int, ...]:
         """The global ranks of this rank's group along `axis`, in order."""
-        if axis == "ep":
-            stage = [
-                r for r in range(self.size) if self._place(r)["pp"] == self._place(self.rank)["pp"]
-            ]
-            first = stage.index(self.rank) // self.ep * self.ep
-            return tuple(stage[first : first + self.ep])
         here = {**self._place(self.rank), axis: None}
         return tuple(r for r in range(self.size) if {**self._place(r), axis: None} == here)
 
@@ -82,7 +72,7 @@ class Mesh:
         import torch.distributed as dist
 
         handles = []
-        for axis in (*AXES, "ep"):
+        for axis in AXES:
             for ranks in sorted({replace(self, rank=r).ranks(axis) for r in range(self.size)}):
                 if len(ranks) > 1:
                     handle = dist.new_group(list(ranks))

@@ -14,21 +14,9 @@ from pieria.models.tokenizer import Tokenizer
 from pieria.server.config import ServerConfig
 from pieria.server.edge import Exchange
 from pieria.server.errors import invalid, shown
-from pieria.server.generate import (
-    Collected,
-    Job,
-    Prompt,
-    Tally,
-    bounded,
-    check_common,
-    check_logprobs,
-    collect,
-    encode,
-    generate,
-    prompt_logprobs,
-    sampling,
-    top_logprob,
-)
+from pieria.server.generate import Collected, Tally, collect, generate
+from pieria.server.job import Job, Prompt, check_common, check_logprobs, encode, sampling
+from pieria.server.logprobs import prompt_logprobs, token_logprob
 from pieria.server.responses import (
     DONE,
     ChatChoice,
@@ -38,7 +26,6 @@ from pieria.server.responses import (
     ChatLogprobs,
     ChunkChoice,
     Message,
-    TokenLogprob,
     Usage,
     event,
 )
@@ -248,13 +235,4 @@ class _Answer:
     def _logprobs(self, logprobs: Sequence[Logprob]) -> ChatLogprobs | None:
         if not self._request.logprobs:
             return None
-        return ChatLogprobs([_token_logprob(one, self._tokenizer) for one in logprobs])
-
-
-def _token_logprob(one: Logprob, tokenizer: Tokenizer) -> TokenLogprob:
-    return TokenLogprob(
-        token=tokenizer.token_text(one.token),
-        logprob=bounded(one.logprob),
-        bytes=list(tokenizer.token_bytes(one.token)),
-        top_logprobs=[top_logprob(token, logprob, tokenizer) for token, logprob in one.top],
-    )
+        return ChatLogprobs([token_logprob(one, self._tokenizer) for one in logprobs])

@@ -12,21 +12,17 @@ from pieria.models.tokenizer import Tokenizer
 from pieria.server.config import ServerConfig
 from pieria.server.edge import Exchange
 from pieria.server.errors import invalid, shown
-from pieria.server.generate import (
-    Collected,
+from pieria.server.generate import Collected, Tally, collect, generate
+from pieria.server.job import (
     Job,
     Prompt,
-    Tally,
-    bounded,
     check_common,
     check_logprobs,
     check_token_ids,
-    collect,
     encode,
-    generate,
-    prompt_logprobs,
     sampling,
 )
+from pieria.server.logprobs import bounded, prompt_logprobs
 from pieria.server.responses import (
     DONE,
     Completion,

@@ -1,164 +1,25 @@
-"""From a checked request to news of its choices: what chat and completions have in common.
+"""From a job to news of its choices, or to all of them: what chat and completions have in common.
 
-Knows prompts, sampling and the engine. Does not know the shape of answers.
+Knows the engine, its errors, and time. Does not know the shape of answers.
 """
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 from pieria.engine.plan import Logprob
-from pieria.engine.sampling_params import SamplingParams
 from pieria.engine.text import Delta, EngineDead, QueueFull, RequestFailed
-from pieria.models.tokenizer import Tokenizer
-from pieria.server.config import ServerConfig
 from pieria.server.edge import Exchange
-from pieria.server.errors import (
-    ApiError,
-    broken,
-    from_value_error,
-    invalid,
-    shown,
-    too_many,
-    unavailable,
-)
-from pieria.server.responses import (
-    PromptDetails,
-    PromptLogprob,
-    PromptLogprobs,
-    TopLogprob,
-    Usage,
-)
-from pieria.server.schema import GenerationRequest
-from pieria.server.state import Served, ServerState
+from pieria.server.errors import broken, from_value_error, too_many, unavailable
+from pieria.server.job import Job, Prompt
+from pieria.server.responses import PromptDetails, Usage
+from pieria.server.state import Served
 
 logger = logging.getLogger(__name__)
 
-LEAST_LOGPROB = -9999.0
-"""What OpenAI reports for a token that is next to impossible; JSON has no infinity."""
-
 MERGE_BUFFER = 256
-
-_SAME_NAME = (
-    "n",
-    "temperature",
-    "top_p",
-    "top_k",
-    "min_p",
-    "seed",
-    "presence_penalty",
-    "frequency_penalty",
-    "repetition_penalty",
-    "logit_bias",
-    "stop",
-    "stop_token_ids",
-    "include_stop_str_in_output",
-    "ignore_eos",
-    "min_tokens",
-    "prompt_logprobs",
-    "skip_special_tokens",
-)
-
-
-@dataclass(frozen=True)
-class Prompt:
-    """text: as the client gave it, or as the template rendered it."""
-
-    text: str
-    tokens: Sequence[int]
-
-
-@dataclass(frozen=True)
-class Job:
-    """A request as the engine takes it: every prompt once, with `params.n` choices each.
-
-    prompt_only: no output is wanted, though the engine cannot draw less than one token. renamed:
-    what the request calls some fields of `params`.
-    """
-
-    prompts: tuple[Prompt, ...]
-    params: SamplingParams
-    priority: int = 0
-    salt: str = ""
-    prompt_only: bool = False
-    renamed: Mapping[str, str] = field(default_factory=dict)
-
-    def index(self, prompt: int, choice: int) -> int:
-        """A choice's number in the answer."""
-        return prompt * self.params.n + choice
-
-
-def check_common(
-    request: GenerationRequest, served: Served, state: ServerState, config: ServerConfig
-) -> None:
-    """ApiError on what neither schema nor `SamplingParams` can know."""
-    check_model(request.model, state)
-    check_token_ids("logit_bias", list(request.logit_bias or ()), served.engine.tokenizer)
-    if request.stream_options is not None and not request.stream:
-        raise invalid("stream_options", "stream_options is only allowed with stream=true")
-    if request.prompt_logprobs is not None and request.stream:
-        raise invalid("prompt_logprobs", "prompt_logprobs is not available with stream=true")
-    check_logprobs("prompt_logprobs", request.prompt_logprobs, config)
-
-
-def check_model(name: str | None, state: ServerState) -> None:
-    """ApiError 404 if a model is named that is not served."""
-    if name is not None and name not in state.names:
-        raise ApiError(
-            404,
-            f"the model {shown(name)} does not exist; served: {', '.join(state.names)}",
-            param="model",
-            code="model_not_found",
-        )
-
-
-def check_logprobs(name: str, count: int | None, config: ServerConfig) -> None:
-    """ApiError if more alternatives are asked for than this server gives."""
-    if count is not None and count > config.max_logprobs:
-        raise invalid(name, f"{name}={shown(count)} must be at most {config.max_logprobs}")
-
-
-def sampling(
-    request: GenerationRequest,
-    special: dict[str, Any],
-    defaults: Mapping[str, Any],
-    renamed: Mapping[str, str],
-) -> SamplingParams:
-    """Defaults, over them what the request gives under the same name, over it `special`.
-
-    ApiError 400 on what `SamplingParams` refuses.
-    """
-    given = {name: getattr(request, name) for name in _SAME_NAME} | special
-    try:
-        return SamplingParams(**{**defaults, **{k: v for k, v in given.items() if v is not None}})
-    except ValueError as error:
-        raise from_value_error(error, renamed) from error
-
-
-def encode(name: str, text: str, special: bool, served: Served) -> list[int]:
-    """The text's token ids. ApiError at once if they are surely more than the model takes.
-
-    Tokenizing takes seconds for megabytes; nobody should have that done for nothing.
-    """
-    size = len(text.encode())
-    if size > served.most_prompt_bytes:
-        raise invalid(
-            name,
-            f"{name} has {size} bytes; the {served.engine.max_model_len} tokens of this model's"
-            f" context hold at most {served.most_prompt_bytes}",
-        )
-    return served.engine.tokenizer.encode(text, add_special_tokens=special)
-
-
-def check_token_ids(name: str, tokens: Sequence[int], tokenizer: Tokenizer) -> None:
-    """ApiError if one of these ids, which are not negative, is outside the vocabulary."""
-    if tokens and max(tokens) >= tokenizer.size:
-        raise invalid(
-            name, f"{name}: token id {max(tokens)} must be below the {tokenizer.size} of this model"
-        )
 
 
 async def generate(
@@ -351,32 +212,3 @@ async def collect(job: Job, exchange: Exchange, served: Served) -> Collected:
             if delta.prompt_logprobs is not None:
                 prompt_logprobs[prompt] = delta.prompt_logprobs
     return Collected(choices, prompt_logprobs, tally.usage)
-
-
-def bounded(logprob: float) -> float:
-    return max(logprob, LEAST_LOGPROB)
-
-
-def top_logprob(token: int, logprob: float, tokenizer: Tokenizer) -> TopLogprob:
-    return TopLogprob(
-        tokenizer.token_text(token), bounded(logprob), list(tokenizer.token_bytes(token))
-    )
-
-
-def prompt_logprobs(logprobs: Sequence[Logprob | None], tokenizer: Tokenizer) -> PromptLogprobs:
-    """vLLM's shape: per position an object of the token itself and its alternatives by token id."""
-    shaped: PromptLogprobs = []
-    for one in logprobs:
-        if one is None:
-            shaped.append(None)
-            continue
-        ranked = {one.token: (one.logprob, one.rank)}
-        for rank, (token, logprob) in enumerate(one.top, start=1):
-            ranked.setdefault(token, (logprob, rank))
-        shaped.append(
-            {
-                str(token): PromptLogprob(bounded(logprob), rank, tokenizer.token_text(token))
-                for token, (logprob, rank) in ranked.items()
-            }
-        )
-    return shaped

@@ -4,7 +4,7 @@ from msgspec import UNSET
 
 from pieria.server.edge import Exchange
 from pieria.server.errors import RETRY_SECONDS
-from pieria.server.generate import check_model
+from pieria.server.job import check_model
 from pieria.server.metrics import CONTENT_TYPE
 from pieria.server.responses import ModelCard, ModelList
 from pieria.server.state import ServerState

@@ -16,6 +16,7 @@ from pieria import ops
 from pieria.kernels.torch.attention import fused
 from pieria.ops import Paging, widen
 from pieria.ops.attention import attend, oldest_visible
+from pieria.ops.paged_attention import gathered
 
 GATHER_BYTES = 4 * 2**20
 """Keys and values gathered at a time for single tokens: they should still be in the cache when
@@ -50,19 +51,29 @@ def paged_attention(
     spans = [context - oldest_visible(context - queries, window) for queries, context in requests]
     singles = [r for r, queries in enumerate(paging.queries) if queries == 1]
     token_bytes = sum(c[0, 0].numel() * c.element_size() for c in caches)
+    alone = []
     for group in _groups(singles, spans, GATHER_BYTES // token_bytes):
+        if len(group) == 1:
+            alone += group
+            continue
         rows_B = paging.query_starts_R1[torch.tensor(group, device=q_THK.device)]
         k_BSGK, v_BSGV, seen_BS = _gather(caches, paging, group, spans)
         out_THV[rows_B] = _single(q_THK[rows_B], k_BSGK, v_BSGV, seen_BS, scale, soft_cap)
-    sizes = list(paging.queries)
-    chunks = zip(torch.split(q_THK, sizes), torch.split(out_THV, sizes), strict=True)
-    for r, (q_QHK, out_QHV) in enumerate(chunks):
-        if len(q_QHK) > 1:
-            k_1SGK, v_1SGV, _ = _gather(caches, paging, [r], spans)
-            seen = k_1SGK[0], v_1SGV[0], scale, window
-            out_QHV.copy_(
-                fused(q_QHK, *seen) if soft_cap is None else attend(q_QHK, *seen, soft_cap)
-            )
+    start = 0
+    for r, (queries, context) in enumerate(requests):
+        rows = slice(start, start + queries)
+        start += queries
+        if queries == 1 and r not in alone:
+            continue
+        first = context - spans[r]
+        k_SGK, v_SGV = (gathered(c, paging.table_RP[r], first, context) for c in caches)
+        if queries == 1:
+            attended = _single(q_THK[rows], k_SGK[None], v_SGV[None], None, scale, soft_cap)
+        elif soft_cap is None:
+            attended = fused(q_THK[rows], k_SGK, v_SGV, scale, window)
+        else:
+            attended = attend(q_THK[rows], k_SGK, v_SGV, scale, window, soft_cap)
+        out_THV[rows] = attended
     return out_THV
 
 

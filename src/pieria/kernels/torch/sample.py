@@ -11,7 +11,7 @@ from torch import Tensor
 
 from pieria import ops
 from pieria.ops import Draws
-from pieria.ops.sample import adjusted, allowed, gumbel, leading, scale
+from pieria.ops.sample import adjusted, gumbel, leading, scale
 from pieria.ops.token_logprobs import most_likely
 
 CANDIDATES = (128, 2048)
@@ -33,7 +33,9 @@ def sample(logits_RV: Tensor, draws: Draws) -> Tensor:
         limited_R |= draws.top_p_R < 1
     warm_R = temperature_R > 0
     for row_1 in (warm_R & ~limited_R).nonzero():
-        tokens_R[row_1] = _among_all(logits_RV[row_1], draws.select(row_1))
+        min_p_1 = None if draws.min_p_R is None else draws.min_p_R[row_1]
+        scaled_1V = scale(logits_RV[row_1], temperature_R[row_1])
+        tokens_R[row_1] = _among_all(scaled_1V, draws.keys_R[row_1], min_p_1)
     rows_S = (warm_R & limited_R).nonzero().flatten()
     for count in CANDIDATES:
         if len(rows_S) > 0:

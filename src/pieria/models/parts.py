@@ -1,4 +1,4 @@
-"""The parts a decoder is made of. Each weight says here, once, how it is cut over ranks.
+"""The smallest parts of a model: modules with weights of their own, each saying how it is cut.
 
 Knows logical weights, their shards and the ops that use them. Does not know files, pages or
 devices.
@@ -15,10 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from pieria import ops
-from pieria.models.config import AttentionConfig, LayerConfig, MlpConfig, NormConfig, Rope
-from pieria.models.context import Context
+from pieria.models.config import NormConfig, Rope
 from pieria.parallel.mesh import Mesh
-from pieria.parallel.shard import REPLICATED, Shard, column, row, vocabulary
+from pieria.parallel.shard import REPLICATED, Shard, vocabulary
 
 Angles = Mapping[Rope, tuple[Tensor, Tensor]]
 """cos_TR and sin_TR of each rope in the model, computed once a forward pass."""
@@ -58,9 +57,8 @@ class Module(Part):
         ValueError if the cut does not divide.
         """
         self.logical[name] = Logical(shape, shard)
-        size = self.mesh.group(shard.axis).size if shard.axis else 1
         try:
-            local = shard.local(shape, size)
+            local = shard.local(shape, self.mesh)
         except ValueError as error:
             raise ValueError(f"{self.path}.{name}: {error}") from error
         return nn.Parameter(torch.empty(local, dtype=self.dtype, device="meta"))
@@ -80,7 +78,7 @@ class Linear(Module):
         dtype: torch.dtype,
     ) -> None:
         super().__init__(path, mesh, dtype)
-        self.summed = mesh.group("tp") if shard.dim == 1 else None
+        self.summed = mesh.group("tp") if shard.kind == "row" else None
         self.weight = self.declare("weight", (outputs, inputs), shard)
         bias_shard = REPLICATED if self.summed else shard
         self.bias = self.declare("bias", (outputs,), bias_shard) if bias else None
@@ -103,7 +101,9 @@ class Norm(Module):
         self.weight = self.declare("weight", (size,), REPLICATED)
 
     def forward(self, x_TD: Tensor) -> Tensor:
-        return ops.rms_norm(x_TD, self.weight, self.config.eps, self.config.eps_outside)
+        return ops.rms_norm(
+            x_TD, self.weight, self.config.eps, self.config.eps_outside, self.config.offset
+        )
 
 
 class Embedding(Module):
@@ -122,76 +122,3 @@ class Embedding(Module):
 
     def logits(self, x_RD: Tensor) -> Tensor:
         return ops.all_gather(ops.linear(x_RD, self.weight), self.group)
-
-
-class Attention(Part):
-    """Grouped-query attention with rotary positions. Cut by heads."""
-
-    def __init__(
-        self,
-        path: str,
-        index: int,
-        hidden: int,
-        config: AttentionConfig,
-        mesh: Mesh,
-        dtype: torch.dtype,
-    ) -> None:
-        super().__init__()
-        self.index = index
-        self.config = config
-        size = config.head_dim
-        heads, kv_heads, bias = config.heads * size, config.kv_heads * size, config.qkv_bias
-        self.q = Linear(f"{path}.q", hidden, heads, bias, column(size), mesh, dtype)
-        self.k = Linear(f"{path}.k", hidden, kv_heads, bias, column(size), mesh, dtype)
-        self.v = Linear(f"{path}.v", hidden, kv_heads, bias, column(size), mesh, dtype)
-        self.o = Linear(f"{path}.o", heads, hidden, config.out_bias, row(size), mesh, dtype)
-
-    def forward(self, x_TD: Tensor, context: Context, angles: Angles) -> Tensor:
-        size = self.config.head_dim
-        q_THK = self.q(x_TD).view(len(x_TD), -1, size)
-        k_TGK = self.k(x_TD).view(len(x_TD), -1, size)
-        v_TGK = self.v(x_TD).view(len(x_TD), -1, size)
-        cos_TR, sin_TR = angles[self.config.rope]
-        q_THK = ops.rope(q_THK, cos_TR, sin_TR)
-        k_TGK = ops.rope(k_TGK, cos_TR, sin_TR)
-        y_THK = context.attend(self.index, q_THK, k_TGK, v_TGK, self.config)
-        return self.o(y_THK.flatten(1))
-
-
-class Mlp(Part):
-    """down(activation(gate(x)) * up(x)). Cut by feed-forward rows."""
-
-    def __init__(
-        self, path: str, hidden: int, config: MlpConfig, mesh: Mesh, dtype: torch.dtype
-    ) -> None:
-        super().__init__()
-        self.config = config
-        size, bias = config.size, config.bias
-        self.gate = Linear(f"{path}.gate", hidden, size, bias, column(), mesh, dtype)
-        self.up = Linear(f"{path}.up", hidden, size, bias, column(), mesh, dtype)
-        self.down = Linear(f"{path}.down", size, hidden, bias, row(), mesh, dtype)
-
-    def forward(self, x_TD: Tensor) -> Tensor:
-        gate_TF, up_TF = self.gate(x_TD), self.up(x_TD)
-        if self.config.activation == "silu":
-            return self.down(ops.swiglu(gate_TF, up_TF))
-        return self.down(ops.geglu(gate_TF, up_TF, self.config.activation == "gelu_tanh"))
-
-
-class Layer(Part):
-    """x += attention(norm(x)); x += mlp(norm(x))."""
-
-    def __init__(
-        self, index: int, hidden: int, config: LayerConfig, mesh: Mesh, dtype: torch.dtype
-    ) -> None:
-        super().__init__()
-        path = f"layers.{index}"
-        attention = f"{path}.attention"
-        self.attention_norm = Norm(f"{path}.attention_norm", hidden, config.norm, mesh, dtype)
-        self.attention = Attention(attention, index, hidden, config.attention, mesh, dtype)
-        self.mlp_norm = Norm(f"{path}.mlp_norm", hidden, config.norm, mesh, dtype)
-        self.mlp = Mlp(f"{path}.mlp", hidden, config.mlp, mesh, dtype)
-
-    def forward(self, x_TD: Tensor, context: Context, angles: Angles) -> Tensor:
-        x_TD = x_TD + self.attention(self.attention_norm(x_TD), context, angles)
-        return x_TD + self.mlp(self.mlp_norm(x_TD))

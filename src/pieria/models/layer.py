@@ -1,0 +1,52 @@
+"""One layer of a decoder: a mixer over tokens and a network on each, with norms and residuals.
+
+A kind of mixer or network is a config class in `config.py`, a module, and a line in a table here.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pieria.models.attention import Attention
+from pieria.models.config import AttentionConfig, LayerConfig, MlpConfig
+from pieria.models.context import Context
+from pieria.models.mlp import Mlp
+from pieria.models.parts import Angles, Norm, Part
+from pieria.parallel.mesh import Mesh
+
+MIXERS: dict[type, Callable[..., Any]] = {AttentionConfig: Attention}
+"""Config -> module made from (path, layer, hidden, config, mesh, dtype), with `cache_spec`."""
+
+NETWORKS: dict[type, Callable[..., Part]] = {MlpConfig: Mlp}
+"""Config -> module made from (path, hidden, config, mesh, dtype)."""
+
+
+class Layer(Part):
+    """x += mixer(norm(x)); x += mlp(norm(x)).
+
+    With post_norms, what mixer and network give is normed before it is added.
+    """
+
+    def __init__(
+        self, index: int, hidden: int, config: LayerConfig, mesh: Mesh, dtype: torch.dtype
+    ) -> None:
+        super().__init__()
+        path = f"layers.{index}"
+        norm = config.norm
+        mixer, network = MIXERS[type(config.mixer)], NETWORKS[type(config.mlp)]
+        self.post_norms = config.post_norms
+        self.mixer_norm = Norm(f"{path}.mixer_norm", hidden, norm, mesh, dtype)
+        self.mixer = mixer(f"{path}.mixer", index, hidden, config.mixer, mesh, dtype)
+        self.mlp_norm = Norm(f"{path}.mlp_norm", hidden, norm, mesh, dtype)
+        self.mlp = network(f"{path}.mlp", hidden, config.mlp, mesh, dtype)
+        if config.post_norms:
+            self.mixer_post_norm = Norm(f"{path}.mixer_post_norm", hidden, norm, mesh, dtype)
+            self.mlp_post_norm = Norm(f"{path}.mlp_post_norm", hidden, norm, mesh, dtype)
+
+    def forward(self, x_TD: Tensor, context: Context, angles: Angles) -> Tensor:
+        y_TD: Tensor = self.mixer(self.mixer_norm(x_TD), context, angles)
+        x_TD = x_TD + (self.mixer_post_norm(y_TD) if self.post_norms else y_TD)
+        y_TD = self.mlp(self.mlp_norm(x_TD))
+        return x_TD + (self.mlp_post_norm(y_TD) if self.post_norms else y_TD)

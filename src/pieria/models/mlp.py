@@ -1,0 +1,30 @@
+"""The gated feed-forward network as a module."""
+
+import torch
+from torch import Tensor
+
+from pieria import ops
+from pieria.models.config import MlpConfig
+from pieria.models.parts import Linear, Part
+from pieria.parallel.mesh import Mesh
+from pieria.parallel.shard import column, row
+
+
+class Mlp(Part):
+    """down(activation(gate(x)) * up(x)). Cut by feed-forward rows."""
+
+    def __init__(
+        self, path: str, hidden: int, config: MlpConfig, mesh: Mesh, dtype: torch.dtype
+    ) -> None:
+        super().__init__()
+        self.config = config
+        size, bias = config.size, config.bias
+        self.gate = Linear(f"{path}.gate", hidden, size, bias, column(), mesh, dtype)
+        self.up = Linear(f"{path}.up", hidden, size, bias, column(), mesh, dtype)
+        self.down = Linear(f"{path}.down", size, hidden, bias, row(), mesh, dtype)
+
+    def forward(self, x_TD: Tensor) -> Tensor:
+        gate_TF, up_TF = self.gate(x_TD), self.up(x_TD)
+        if self.config.activation == "silu":
+            return self.down(ops.swiglu(gate_TF, up_TF))
+        return self.down(ops.geglu(gate_TF, up_TF, self.config.activation == "gelu_tanh"))

@@ -1,0 +1,62 @@
+"""Engines around a toy runner, for threads and processes. Torch-free.
+
+settings["runner"] says how one behaves: pages, page_tokens, max_model_len; step_seconds: how long a
+step takes; refuse, crash: what its start raises; lost: the step in which the runner is gone; bad:
+id of a request in whose presence every step fails; waits: a file that it waits for to begin.
+"""
+
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from pieria.clock import RealTime
+from pieria.engine.engine import RunnerLost
+from pieria.engine.plan import StepPlan, StepResult
+from pieria.engine.process import Prepared
+from pieria.engine.scheduler import SchedulerConfig
+from tests.engine.toy import ToyRunner
+
+STOP = 5
+
+
+class Unreliable(ToyRunner):
+    """A toy runner that takes its time, and may fail."""
+
+    def __init__(self, told: dict[str, Any]) -> None:
+        super().__init__(told.get("pages", 64), told.get("page_tokens", 4))
+        self.told = told
+
+    def run(self, plan: StepPlan) -> StepResult:
+        RealTime().sleep(self.told.get("step_seconds", 0.0))
+        if len(self.plans) + 1 == self.told.get("lost"):
+            raise RunnerLost("the device fell off the bus")
+        if any(chunk.request == self.told.get("bad") for chunk in plan.chunks):
+            raise RuntimeError("a fault in the runner")
+        return super().run(plan)
+
+
+def settings(scheduler: dict[str, Any] | None = None, **runner: Any) -> dict[str, Any]:
+    """Of a toy engine: for `prepare`, and its scheduler's options."""
+    options = SchedulerConfig(**{"max_num_seqs": 8, "max_num_batched_tokens": 32})
+    return {"runner": runner, "scheduler": {**asdict(options), **(scheduler or {})}}
+
+
+def prepare(settings: dict[str, Any]) -> Prepared:
+    """The runner factory. Its one decision is whether torch was imported."""
+    told = settings["runner"]
+    while "waits" in told and not Path(told["waits"]).exists():
+        RealTime().sleep(0.005)
+    if "refuse" in told:
+        raise ValueError(told["refuse"])
+    if "crash" in told:
+        raise RuntimeError(told["crash"])
+    runner = Unreliable(told)
+    return Prepared(
+        runner=runner,
+        pages=told.get("pages", 64),
+        page_tokens=runner.page_tokens,
+        max_model_len=told.get("max_model_len", 200),
+        stop_ids=frozenset({STOP}),
+        decisions=(("torch", str("torch" in sys.modules), "a test"),),
+    )
