@@ -6,7 +6,7 @@ import signal
 import socket
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -89,7 +89,9 @@ async def test_ready_and_its_decisions() -> None:
 
 async def test_streams_side_by_side() -> None:
     async with engine() as client:
-        groups = [[add(f"{g}-{i}", (g,) * (i + 1), 4 + g, seed=i) for i in range(3)] for g in (3, 4)]
+        groups = [
+            [add(f"{g}-{i}", (g,) * (i + 1), 4 + g, seed=i) for i in range(3)] for g in (3, 4)
+        ]
         stories = await asyncio.gather(*[news_of(client, *adds) for adds in groups])
         for adds, story in zip(groups, stories, strict=True):
             for message in adds:
@@ -120,12 +122,9 @@ async def test_leaving_early_aborts_what_is_not_finished() -> None:
             seen.append(output.id)
             if len(seen) >= 6:
                 break
-        steps = client.stats.steps
         await stream.aclose()
         assert client.in_flight == 0
         await until(lambda: client.stats.pages_held == 0)
-        # The step that was running, and the one that may have begun before the abort arrived.
-        assert client.stats.steps <= steps + 2
         assert (client.stats.running, client.stats.waiting) == (0, 0)
         assert tokens_of((await news_of(client, add("a")))["a"]) != []
 
@@ -144,16 +143,19 @@ async def test_a_cancelled_reader_aborts() -> None:
 async def test_one_of_several_may_be_aborted() -> None:
     async with engine(step_seconds=0.002) as client:
         kept = add("kept", max_tokens=20, ignore_eos=True)
-        news: dict[str, list[Output]] = {"kept": [], "gone": []}
-        async for output in client.stream([endless("gone"), kept]):
-            news[output.id].append(output)
-            if len(news["gone"]) == 3:
-                client.abort({"gone", "unknown"})
-                assert client.in_flight == 1
-            if output.finish_reason is not None:
-                break
-        assert tokens_of(news["kept"]) == alone(kept, frozenset({STOP})).tokens
-        assert len(news["gone"]) < 10
+        found: list[int] = []
+        async with aclosing(client.stream([endless("gone"), kept])) as stream:
+            async for output in stream:
+                if output.id == "gone" and client.in_flight == 2:
+                    client.abort({"gone", "unknown"})
+                    assert client.in_flight == 1
+                if output.id == "kept":
+                    found += output.tokens
+                    if output.finish_reason is not None:
+                        break
+        assert found == alone(kept, frozenset({STOP})).tokens
+        assert client.in_flight == 0
+        await until(lambda: client.stats.pages_held == 0)
 
 
 async def test_what_cannot_be_served_is_an_output() -> None:
@@ -164,7 +166,9 @@ async def test_what_cannot_be_served_is_an_output() -> None:
         )
         [error] = bad["bad"]
         assert error.finish_reason == "error"
-        assert error.error == "300 prompt tokens and max_tokens=8 make 308; the model's limit is 200"
+        assert (
+            error.error == "300 prompt tokens and max_tokens=8 make 308; the model's limit is 200"
+        )
         assert tokens_of(good_story["good"]) == alone(good, frozenset({STOP})).tokens
         assert client.failure is None
 
@@ -280,7 +284,7 @@ async def test_heartbeats_show_that_an_idle_engine_lives(monkeypatch: pytest.Mon
     assert not client.progressing(1e9)
 
 
-async def test_an_engine_in_a_long_step_is_not_progressing(tmp_path: Path) -> None:
+async def test_an_engine_in_a_long_step_is_not_progressing() -> None:
     """A step of 50 ms, during which the clock jumps."""
     clock = ManualTime()
     client = await EngineClient.start_thread(FACTORY, settings(step_seconds=0.05), clock)

@@ -306,6 +306,26 @@ def test_closing_ends_a_thread_that_receives(ends: Ends) -> None:
         engine.receive()
 
 
+async def test_what_was_sent_at_the_end_is_read_though_the_other_end_writes() -> None:
+    ours, theirs = socket.socketpair()
+    front, engine = await AsyncLink.open(ours, FromEngine), BlockingLink(theirs, ToEngine)
+
+    def end() -> None:
+        engine.send(Failed("the cause"))
+        engine.finish()
+        engine.close()
+
+    ended = in_thread(end)
+    for i in range(50):
+        front.send(Abort((str(i),)))
+        await asyncio.sleep(0)
+    assert await front.receive() == Failed("the cause")
+    with pytest.raises(Closed):
+        await front.receive()
+    front.close()
+    await asyncio.to_thread(ended)
+
+
 async def test_closing_ends_a_task_that_receives() -> None:
     ours, theirs = socket.socketpair()
     front = await AsyncLink.open(ours, FromEngine)

@@ -74,6 +74,7 @@ class Front:
             try:
                 messages.append(self.link.receive())
             except Closed:
+                self.link.close()
                 self.joined()
                 return messages
 
@@ -99,11 +100,32 @@ def runner() -> Gated:
     return Gated()
 
 
+class GatedFront(Front):
+    """An engine that is ready, around a `Gated` runner."""
+
+    def __init__(self, runner: Gated, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.receiving = receiving = threading.Semaphore(0)
+
+        class Watched(BlockingLink):
+            def receive(self) -> Any:
+                receiving.release()
+                return super().receive()
+
+        monkeypatch.setattr(process, "BlockingLink", Watched)
+        super().__init__(lambda settings: Prepared(runner, 64, 4, 200, frozenset({STOP})))
+        assert isinstance(self.link.receive(), Ready)
+        assert receiving.acquire(timeout=20)
+        assert receiving.acquire(timeout=20)
+
+    def put(self, message: Any) -> None:
+        """Send it and wait until it lies before the engine's loop."""
+        self.link.send(message)
+        assert self.receiving.acquire(timeout=20)
+
+
 @pytest.fixture
-def gated(runner: Gated) -> Iterator[Front]:
-    """An engine that is ready, around `runner`."""
-    made = Front(lambda settings: Prepared(runner, 64, 4, 200, frozenset({STOP})))
-    assert isinstance(made.link.receive(), Ready)
+def gated(runner: Gated, monkeypatch: pytest.MonkeyPatch) -> Iterator[GatedFront]:
+    made = GatedFront(runner, monkeypatch)
     yield made
     made.link.close()
     runner.go.put(None)
@@ -172,10 +194,10 @@ def test_what_cannot_be_served_is_told_and_hurts_nobody(toy: Front) -> None:
     assert all(news[-1].finish_reason == "error" for id, news in story.items() if id != "good")
 
 
-def test_an_id_in_use_is_refused(gated: Front, runner: Gated) -> None:
-    gated.link.send(add("a"))
+def test_an_id_in_use_is_refused(gated: GatedFront, runner: Gated) -> None:
+    gated.put(add("a"))
     runner.entered.get(timeout=20)
-    gated.link.send(add("a"))
+    gated.put(add("a"))
     runner.go.put(None)
     first = gated.link.receive()
     assert [o.error for o in first.outputs] == [None]
@@ -185,22 +207,22 @@ def test_an_id_in_use_is_refused(gated: Front, runner: Gated) -> None:
     assert [o.error for o in second.outputs] == ["request id 'a' is in use", None]
 
 
-def test_an_aborted_request_is_gone_before_the_next_step(gated: Front, runner: Gated) -> None:
+def test_an_aborted_request_is_gone_before_the_next_step(gated: GatedFront, runner: Gated) -> None:
     for id in ("a", "b"):
-        gated.link.send(add(id, max_tokens=100, ignore_eos=True))
+        gated.put(add(id, max_tokens=100, ignore_eos=True))
     planned: set[str] = set()
     while planned != {"a", "b"}:
         planned = {chunk.request for chunk in runner.entered.get(timeout=20).chunks}
         runner.go.put(None)
         before = gated.link.receive()
     runner.entered.get(timeout=20)
-    gated.link.send(Abort(("a", "unknown")))
+    gated.put(Abort(("a", "unknown")))
     runner.go.put(None)
     # The step that was running ends with both; the next one has only one of them.
     running = gated.link.receive()
     assert {o.id for o in running.outputs} == {"a", "b"}
     assert {c.request for c in runner.entered.get(timeout=20).chunks} == {"b"}
-    gated.link.send(Abort(("b",)))
+    gated.put(Abort(("b",)))
     runner.go.put(None)
     assert {o.id for o in gated.link.receive().outputs} == {"b"}
     idle = gated.link.receive()
@@ -209,12 +231,12 @@ def test_an_aborted_request_is_gone_before_the_next_step(gated: Front, runner: G
 
 
 def test_a_request_that_is_aborted_before_it_began_is_never_planned(
-    gated: Front, runner: Gated
+    gated: GatedFront, runner: Gated
 ) -> None:
-    gated.link.send(add("a"))
+    gated.put(add("a"))
     runner.entered.get(timeout=20)
-    gated.link.send(add("b"))
-    gated.link.send(Abort(("b",)))
+    gated.put(add("b"))
+    gated.put(Abort(("b",)))
     runner.go.put(None)
     while not (progress := gated.link.receive()).idle:
         assert {o.id for o in progress.outputs} == {"a"}
@@ -246,7 +268,7 @@ def test_a_step_that_fails_ends_only_the_request_at_fault() -> None:
     front.until_end()
 
 
-def test_a_runner_that_is_lost_ends_the_engine(gated: Front, runner: Gated) -> None:
+def test_a_runner_that_is_lost_ends_the_engine(gated: GatedFront, runner: Gated) -> None:
     gated.link.send(add("a"))
     runner.go.put(RunnerLost("the device fell off the bus"))
     assert gated.until_end() == [Failed("RunnerLost: the device fell off the bus")]
@@ -279,7 +301,7 @@ def test_the_first_message_must_be_a_start() -> None:
     assert front.until_end() == [Failed("the first message was Shutdown, not Start", refused=True)]
 
 
-def test_bytes_that_are_no_message_end_the_engine(gated: Front, runner: Gated) -> None:
+def test_bytes_that_are_no_message_end_the_engine(gated: GatedFront, runner: Gated) -> None:
     sock = gated.link._socket
     sock.sendall(b"\x01\0\0\0\xc1")
     *_, failed = gated.until_end()
@@ -288,7 +310,7 @@ def test_bytes_that_are_no_message_end_the_engine(gated: Front, runner: Gated) -
     assert runner.closed
 
 
-def test_a_front_that_goes_away_in_a_step_ends_the_engine(gated: Front, runner: Gated) -> None:
+def test_a_front_that_goes_away_in_a_step_ends_the_engine(gated: GatedFront, runner: Gated) -> None:
     gated.link.send(add("a", max_tokens=100, ignore_eos=True))
     runner.entered.get(timeout=20)
     gated.link.close()
@@ -342,7 +364,7 @@ def test_a_process_serves_and_ends_with_its_front(child: Child) -> None:
     link.send(message)
     found: list[int] = []
     while len(found) < 20:
-        found += tokens_of([o for o in link.receive().outputs])
+        found += tokens_of(list(link.receive().outputs))
     assert found == alone(message, frozenset({STOP})).tokens
     link.close()
     assert made.wait(timeout=20) == 0
@@ -352,6 +374,10 @@ def test_a_process_that_cannot_begin_ends_in_order(child: Child) -> None:
     link, made = child
     link.send(Start(settings(crash="out of luck")))
     assert link.receive() == Failed("RuntimeError: out of luck")
+    link.send(add("a"))  # nobody reads it, and nothing is lost by it
+    with pytest.raises(Closed):
+        link.receive()
+    link.close()
     assert made.wait(timeout=20) == 0
     assert made.stderr is not None
     assert "RuntimeError: out of luck" in made.stderr.read().decode()

@@ -184,7 +184,9 @@ def test_gguf_beside_a_config(tmp_path: Path) -> None:
 GGUF = file(GGUF_PAIRS)
 
 
-@settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    deadline=None, max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(st.lists(st.tuples(st.integers(0, len(GGUF) - 1), st.integers(0, 255)), max_size=3))
 def test_damaged_metadata_is_a_value_error_at_worst(
     tmp_path: Path, changes: list[tuple[int, int]]
@@ -195,7 +197,7 @@ def test_damaged_metadata_is_a_value_error_at_worst(
     (tmp_path / "m.gguf").write_bytes(data)
     try:
         opened = open_checkpoint(tmp_path / "m.gguf")
-        assert opened.stop_ids <= set(range(2**32))
+        assert all(0 <= id < 2**32 for id in opened.stop_ids)
     except ValueError as error:
         assert "m.gguf" in str(error)
 

@@ -186,7 +186,9 @@ def test_every_truncation_is_refused(tmp_path: Path) -> None:
             read(SMALL[:length], tmp_path)
 
 
-@settings(max_examples=400, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    deadline=None, max_examples=400, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(st.lists(st.tuples(st.integers(0, len(SMALL) - 1), st.integers(0, 255)), max_size=6))
 def test_damage_never_crashes_or_allocates(tmp_path: Path, changes: list[tuple[int, int]]) -> None:
     data = bytearray(SMALL)

@@ -86,7 +86,9 @@ def test_a_file_that_lies_is_refused(data: bytes, message: str, tmp_path: Path) 
     assert str(path) in str(caught.value)
 
 
-@settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    deadline=None, max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(st.data())
 def test_damage_is_a_value_error_at_worst(tmp_path: Path, data: st.DataObject) -> None:
     good = save({name: TENSORS[name] for name in ("a.weight", "b")})

@@ -27,9 +27,10 @@ SHAPE: dict[str, Any] = {
 
 def model(kind: str, dtype: torch.dtype = torch.float32, seed: int = 0, **config: Any) -> Any:
     """A random transformers model of `kind` ("Llama", "Qwen2"). Biases and norms are random too."""
-    settings = getattr(transformers, f"{kind}Config")(**{**SHAPE, **config})
+    made_by = getattr(transformers, f"{kind}ForCausalLM")
+    settings = made_by.config_class(**{**SHAPE, **config})
     torch.manual_seed(seed)
-    made = getattr(transformers, f"{kind}ForCausalLM")(settings).to(dtype).eval()
+    made = made_by(settings).to(dtype).eval()
     with torch.no_grad():
         for name, parameter in made.named_parameters():
             if name.endswith("bias") or "norm" in name:

@@ -33,6 +33,9 @@ MATRIX_PRODUCTS = {
     "linear": "",
     "attention": "single tokens",
     "paged_attention": "single tokens",
+    "head_linear": "",
+    "latent_attention": "single tokens",
+    "paged_latent_attention": "single tokens",
 }
 """The ops that torch's counter sees, with the start of the names of cases that hide nothing."""
 

@@ -42,7 +42,7 @@ def refused(call: Any, **fields: Any) -> ApiError:
         (b"", "EOF while parsing a value at line 1 column 0"),
         (b'{"model": "m",\n "n": 1,}', "trailing comma at line 2 column 9"),
         (b'{"model": "\x00"}', "control character"),
-        (b'{"model": "\xff"}', "invalid unicode code point at line 1 column 12"),
+        (b'{"model": "\xff"}', "invalid unicode code point at line 1 column 1"),
         (b'{"model": "\xed\xa0\x80"}', "invalid unicode code point"),
         (b'{"model": "\\ud800"}', "hex escape at line 1"),
         (b'{"model": "\\ud800\\u0041"}', "lone leading surrogate"),

@@ -11,10 +11,10 @@ from torch import Tensor
 
 from pieria import ops
 from pieria.engine.plan import Chunk
-from pieria.models.config import AttentionConfig
+from pieria.models.config import AttentionConfig, LatentConfig
 
-LayerCache = tuple[Tensor, Tensor]
-"""Keys and values of one layer, each [pages, page_tokens, kv heads, head_dim]."""
+LayerCache = tuple[Tensor, ...]
+"""What one layer remembers: an array [pages, page_tokens, ...] for each `token` of its CacheSpec."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,15 @@ class Paged:
             scale=config.scale,
             window=config.window,
             soft_cap=config.soft_cap,
+        )
+
+    def attend_latents(
+        self, layer: int, q_THL: Tensor, latent_TL: Tensor, config: LatentConfig
+    ) -> Tensor:
+        (cache_PNL,) = self.caches[layer]
+        ops.latent_write(cache_PNL, latent_TL, self.slots_T)
+        return ops.paged_latent_attention(
+            q_THL, cache_PNL, self.paging, rank=config.kv_rank, scale=config.scale
         )
 
 

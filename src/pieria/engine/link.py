@@ -56,6 +56,16 @@ class BlockingLink:
             self._socket.shutdown(socket.SHUT_RDWR)
         self._socket.close()
 
+    def finish(self) -> None:
+        """Send nothing more and wait for the other end to close.
+
+        Closing first could cost it what was sent: a system may drop that when the other end writes.
+        """
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_WR)
+            while self._socket.recv(1 << 16):
+                pass
+
     def _read(self, count: int) -> bytes:
         parts = []
         while count:

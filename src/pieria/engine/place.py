@@ -72,14 +72,13 @@ def allocate(
     specs: Sequence[CacheSpec], pages: int, page_tokens: int, device: Device
 ) -> list[LayerCache]:
     """The cache's memory, zeros: no NaN can come from what was never written."""
-    caches = []
-    for spec in specs:
-        k, v = (
+    return [
+        tuple(
             devices.zeros(device, (pages, page_tokens, *array.shape), array.dtype)
             for array in spec.token
         )
-        caches.append((k, v))
-    return caches
+        for spec in specs
+    ]
 
 
 def _use_threads(asked: int | None, ranks: int) -> Decision:

@@ -87,12 +87,13 @@ def run(sock: socket.socket, factory: Factory) -> None:
         log.info("the front is gone, the engine ends")
     except Exception as error:
         refused = isinstance(error, ValueError) and not begun
+        reason = str(error)
         if not refused:
             log.exception("the engine ends")
+            reason = f"{type(error).__name__}: {error}"
         try:
-            link.send(
-                Failed(str(error) if refused else f"{type(error).__name__}: {error}", refused)
-            )
+            link.send(Failed(reason, refused))
+            link.finish()
         except Closed:
             log.info("nobody is left to tell")
     finally:

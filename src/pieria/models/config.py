@@ -76,6 +76,27 @@ class AttentionConfig:
 
 
 @dataclass(frozen=True)
+class LatentConfig:
+    """Multi-head latent attention: keys and values of all heads are made from one latent a token.
+
+    q_rank: of the latent that queries are made from; None: they are made from the hidden state.
+    kv_rank: of the latent that is remembered, beside rope.dim key dimensions that all heads share.
+    nope_dim: a head's query and key dimensions without positions; v_dim: its value's.
+    norm: of both latents. bias: of what makes the latents and of the output, not of the heads.
+    """
+
+    heads: int
+    q_rank: int | None
+    kv_rank: int
+    nope_dim: int
+    v_dim: int
+    rope: Rope
+    scale: float
+    norm: NormConfig
+    bias: bool = False
+
+
+@dataclass(frozen=True)
 class MlpConfig:
     """down(activation(gate(x)) * up(x)).
 
@@ -91,7 +112,7 @@ class MlpConfig:
 class LayerConfig:
     """post_norms: what mixer and mlp give is normed once more before it is added."""
 
-    mixer: AttentionConfig
+    mixer: AttentionConfig | LatentConfig
     mlp: MlpConfig
     norm: NormConfig
     post_norms: bool = False
@@ -118,11 +139,13 @@ class ModelConfig:
     def __post_init__(self) -> None:
         for i, layer in enumerate(self.layers):
             a = layer.mixer
-            if a.heads % a.kv_heads:
+            if isinstance(a, LatentConfig):
+                kv_heads, size = 1, a.rope.dim
+            else:
+                kv_heads, size = a.kv_heads, a.head_dim
+            if a.heads % kv_heads:
                 raise ValueError(
-                    f"layer {i}: {a.heads} attention heads do not divide over {a.kv_heads} key heads"
+                    f"layer {i}: {a.heads} attention heads do not divide over {kv_heads} key heads"
                 )
-            if a.rope is not None and (a.rope.dim > a.head_dim or a.rope.dim % 2):
-                raise ValueError(
-                    f"layer {i}: rope of {a.rope.dim} dimensions in heads of {a.head_dim}"
-                )
+            if a.rope is not None and (a.rope.dim > size or a.rope.dim % 2):
+                raise ValueError(f"layer {i}: rope of {a.rope.dim} dimensions in heads of {size}")

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from pieria import ops
-from pieria.models.config import AttentionConfig
+from pieria.models.config import AttentionConfig, LatentConfig
 
 
 class Context(Protocol):
@@ -25,6 +25,11 @@ class Context(Protocol):
         self, layer: int, q_THK: Tensor, k_TGK: Tensor, v_TGK: Tensor, config: AttentionConfig
     ) -> Tensor:
         """Remember k and v, then attend causally; returns [T, H, K]."""
+
+    def attend_latents(
+        self, layer: int, q_THL: Tensor, latent_TL: Tensor, config: LatentConfig
+    ) -> Tensor:
+        """Remember the latents, then attend causally; returns [T, H, kv_rank]."""
 
 
 @dataclass(frozen=True)
@@ -53,4 +58,11 @@ class Packed:
             scale=config.scale,
             window=config.window,
             soft_cap=config.soft_cap,
+        )
+
+    def attend_latents(
+        self, layer: int, q_THL: Tensor, latent_TL: Tensor, config: LatentConfig
+    ) -> Tensor:
+        return ops.latent_attention(
+            q_THL, latent_TL, self.lengths, rank=config.kv_rank, scale=config.scale
         )

@@ -1,7 +1,7 @@
 """Typed access to a model's config.json, with errors that name file, key and value."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pieria.models.config import Rope
@@ -46,6 +46,20 @@ class Keys:
             known = ", ".join(allowed)
             raise ValueError(f"{self.source}: {key}={value!r} is not supported; there are: {known}")
         return allowed[value]
+
+    def choices(
+        self, key: str, count: int, allowed: Mapping[str, Any], default: Sequence[str]
+    ) -> tuple[Any, ...]:
+        """What `allowed` maps each of the `count` values of a list to, such as one for a layer."""
+        values = self._get(key, default)
+        known = isinstance(values, Sequence) and all(
+            isinstance(v, str) and v in allowed for v in values
+        )
+        if not known or len(values) != count:
+            raise ValueError(
+                f"{self.source}: {key}={values!r} must be {count} of {', '.join(allowed)}"
+            )
+        return tuple(allowed[v] for v in values)
 
     def part(self, key: str) -> "Keys":
         """The keys of a nested object."""

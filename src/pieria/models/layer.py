@@ -10,13 +10,14 @@ import torch
 from torch import Tensor
 
 from pieria.models.attention import Attention
-from pieria.models.config import AttentionConfig, LayerConfig, MlpConfig
+from pieria.models.config import AttentionConfig, LatentConfig, LayerConfig, MlpConfig
 from pieria.models.context import Context
+from pieria.models.latent import Latent
 from pieria.models.mlp import Mlp
 from pieria.models.parts import Angles, Norm, Part
 from pieria.parallel.mesh import Mesh
 
-MIXERS: dict[type, Callable[..., Any]] = {AttentionConfig: Attention}
+MIXERS: dict[type, Callable[..., Any]] = {AttentionConfig: Attention, LatentConfig: Latent}
 """Config -> module made from (path, layer, hidden, config, mesh, dtype), with `cache_spec`."""
 
 NETWORKS: dict[type, Callable[..., Part]] = {MlpConfig: Mlp}

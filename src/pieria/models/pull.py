@@ -264,13 +264,17 @@ def _wanted(name: str, files: Iterable[str], file: str | None) -> list[str]:
 @contextmanager
 def _bars(progress: bool) -> Iterator[None]:
     """The hub library's own bars, or none."""
-    from huggingface_hub.utils import tqdm
+    from huggingface_hub.utils.tqdm import (
+        are_progress_bars_disabled,
+        disable_progress_bars,
+        enable_progress_bars,
+    )
 
-    if progress or tqdm.are_progress_bars_disabled():
+    if progress or are_progress_bars_disabled():
         yield
         return
-    tqdm.disable_progress_bars()
+    disable_progress_bars()
     try:
         yield
     finally:
-        tqdm.enable_progress_bars()
+        enable_progress_bars()

@@ -23,13 +23,10 @@ def _windows(keys: Keys) -> tuple[int | None, ...] | None:
     if not keys.flag("use_sliding_window", False) or not keys.has("sliding_window"):
         return None
     window, count = keys.integer("sliding_window"), keys.integer("num_hidden_layers")
-    types = keys.values.get("layer_types")
-    if types is None:
-        first = keys.integer("max_window_layers", count)
-        types = ["full_attention"] * min(first, count) + ["sliding_attention"] * (count - first)
-    known = {"full_attention": None, "sliding_attention": window}
-    if len(types) != count or any(t not in known for t in types):
-        raise ValueError(
-            f"{keys.source}: layer_types={types!r} must be {count} of {', '.join(known)}"
-        )
-    return tuple(known[t] for t in types)
+    first = min(keys.integer("max_window_layers", count), count)
+    return keys.choices(
+        "layer_types",
+        count,
+        {"full_attention": None, "sliding_attention": window},
+        ["full_attention"] * first + ["sliding_attention"] * (count - first),
+    )

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Protocol
 
-from pieria.models import jiutian, llama, qwen2
+from pieria.models import deepseek, gemma, jiutian, llama, qwen2
 from pieria.models.config import ModelConfig
 from pieria.models.keys import Keys
 
@@ -25,9 +25,14 @@ class Family(Protocol):
 
 
 ARCHITECTURES: dict[str, Family] = {
+    "DeepseekV2ForCausalLM": deepseek,
+    "DeepseekV3ForCausalLM": deepseek,
     "LlamaForCausalLM": llama,
     "Qwen2ForCausalLM": qwen2,
     "JiutianForCausalLM": jiutian,
+    "Gemma2ForCausalLM": gemma,
+    "Gemma3ForCausalLM": gemma,
+    "Gemma3ForConditionalGeneration": gemma,
 }
 
 

@@ -5,7 +5,10 @@ from pieria.ops.collectives import all_gather, all_reduce
 from pieria.ops.cross_entropy import cross_entropy
 from pieria.ops.embedding import embedding
 from pieria.ops.geglu import geglu
+from pieria.ops.head_linear import head_linear
 from pieria.ops.kv_write import kv_write
+from pieria.ops.latent_attention import latent_attention
+from pieria.ops.latent_write import latent_write
 from pieria.ops.linear import linear
 from pieria.ops.op import (
     REFERENCE,
@@ -26,6 +29,7 @@ from pieria.ops.op import (
     widen,
 )
 from pieria.ops.paged_attention import Paging, paged_attention
+from pieria.ops.paged_latent_attention import paged_latent_attention
 from pieria.ops.rms_norm import rms_norm
 from pieria.ops.rope import rope
 from pieria.ops.rotary import rotary
@@ -52,13 +56,17 @@ __all__ = [
     "cross_entropy",
     "embedding",
     "geglu",
+    "head_linear",
     "key",
     "kv_write",
+    "latent_attention",
+    "latent_write",
     "linear",
     "load",
     "map_tensors",
     "nbytes",
     "paged_attention",
+    "paged_latent_attention",
     "rms_norm",
     "rope",
     "rotary",

@@ -137,6 +137,16 @@ def _(
     return q_THK[i : i + 1], k_cache, v_cache, paging.token(i)
 
 
+def falling_pages(contexts: Sequence[int], page_tokens: int) -> list[list[int]]:
+    """Pages for the requests of a case, each one's in falling order.
+
+    Page 0 pads the table and is nobody's.
+    """
+    counts = [-(-context // page_tokens) for context in contexts]
+    ends = [sum(counts[: r + 1]) for r in range(len(counts))]
+    return [list(range(e, e - n, -1)) for e, n in zip(ends, counts, strict=True)]
+
+
 @paged_attention.cases
 def _(make: Inputs) -> Iterator[Case]:
     def case(
@@ -149,11 +159,8 @@ def _(make: Inputs) -> Iterator[Case]:
         **options: Any,
     ) -> Case:
         heads, groups, k_size, v_size = sizes
-        counts = [-(-context // page_tokens) for context in contexts]
-        pages = sum(counts) + 1
-        # Page 0 pads the table and is nobody's; a request's pages lie in falling order.
-        ends = [1 + sum(counts[: r + 1]) for r in range(len(counts))]
-        owned = [list(range(e - 1, e - 1 - n, -1)) for e, n in zip(ends, counts, strict=True)]
+        owned = falling_pages(contexts, page_tokens)
+        pages = 1 + sum(map(len, owned))
         arguments = (
             make.normal(sum(queries), heads, k_size),
             make.normal(pages, page_tokens, groups, k_size),

@@ -106,7 +106,8 @@ class Edge:
             logger.exception("request %s failed", scope["request_id"])
             await answer.fail(broken(scope["request_id"]))
         finally:
-            route = getattr(scope.get("route"), "path", "unmatched")
+            endpoint = scope.get("endpoint")
+            route = endpoint.route.path if isinstance(endpoint, Endpoint) else "unmatched"
             self._state.metrics.http_requests.labels(route, answer.status or CLIENT_LEFT).inc()
 
 

@@ -4,7 +4,6 @@ Knows the conditions under which work is taken. `serve` changes it; handlers onl
 """
 
 import asyncio
-import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -17,8 +16,6 @@ from pieria.engine.text import TextEngine
 from pieria.models.chat_template import ChatTemplate
 from pieria.server.errors import ApiError, unavailable
 from pieria.server.metrics import Metrics
-
-logger = logging.getLogger(__name__)
 
 _GENERATION_DEFAULTS = {
     "temperature": "temperature",

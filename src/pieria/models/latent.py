@@ -1,0 +1,79 @@
+"""Multi-head latent attention as a module (DeepSeek-V2, arXiv:2405.04434, section 2.1), absorbed:
+queries are taken to the latents and what is read there to values; keys are never expanded.
+
+C dimensions of a latent, P rotary ones beside it, L = C + P; N and V of a head's other query and
+of its value; S = N + P. Else letters as in `parts`.
+"""
+
+import torch
+from torch import Tensor
+
+from pieria import ops
+from pieria.models.cache_spec import Array, CacheSpec
+from pieria.models.config import LatentConfig
+from pieria.models.context import Context
+from pieria.models.parts import Angles, Linear, Norm, Part
+from pieria.parallel.mesh import Mesh
+from pieria.parallel.shard import REPLICATED, column, row
+
+
+class Latent(Part):
+    """Attention of H query heads over one latent a token. Cut by heads; every rank has the latents.
+
+    A head's score is q_N . (W_NC c_C) = (W_NC^T q_N) . c_C, and its output W_VC (sum of c_C).
+    """
+
+    def __init__(
+        self,
+        path: str,
+        index: int,
+        hidden: int,
+        config: LatentConfig,
+        mesh: Mesh,
+        dtype: torch.dtype,
+    ) -> None:
+        super().__init__()
+        self.index = index
+        self.config = config
+        heads, rank, turning = config.heads, config.kv_rank, config.rope.dim
+        q_size, kv_size = config.nope_dim + turning, config.nope_dim + config.v_dim
+        q = heads * q_size, False, column(q_size), mesh, dtype
+        if config.q_rank is None:
+            self.q = Linear(f"{path}.q", hidden, *q)
+        else:
+            self.q_a = Linear(
+                f"{path}.q_a", hidden, config.q_rank, config.bias, REPLICATED, mesh, dtype
+            )
+            self.q_a_norm = Norm(f"{path}.q_a_norm", config.q_rank, config.norm, mesh, dtype)
+            self.q_b = Linear(f"{path}.q_b", config.q_rank, *q)
+        self.kv_a = Linear(
+            f"{path}.kv_a", hidden, rank + turning, config.bias, REPLICATED, mesh, dtype
+        )
+        self.kv_a_norm = Norm(f"{path}.kv_a_norm", rank, config.norm, mesh, dtype)
+        self.kv_b = Linear(
+            f"{path}.kv_b", rank, heads * kv_size, False, column(kv_size), mesh, dtype
+        )
+        self.o = Linear(
+            f"{path}.o", heads * config.v_dim, hidden, config.bias, row(config.v_dim), mesh, dtype
+        )
+
+    def forward(self, x_TD: Tensor, context: Context, angles: Angles) -> Tensor:
+        config = self.config
+        nope, rank, turning = config.nope_dim, config.kv_rank, config.rope.dim
+        q_TX = self.q(x_TD) if config.q_rank is None else self.q_b(self.q_a_norm(self.q_a(x_TD)))
+        q_THN, q_THP = q_TX.view(len(x_TD), -1, nope + turning).split([nope, turning], -1)
+        c_TC, k_TP = self.kv_a(x_TD).split([rank, turning], -1)
+        cos_TR, sin_TR = angles[config.rope]
+        q_THP = ops.rope(q_THP, cos_TR, sin_TR, config.rope.interleaved)
+        k_T1P = ops.rope(k_TP[:, None], cos_TR, sin_TR, config.rope.interleaved)
+        kv_HXC = self.kv_b.weight.view(-1, nope + config.v_dim, rank)
+        k_HNC, v_HVC = kv_HXC.split([nope, config.v_dim], 1)
+        q_THL = torch.cat([ops.head_linear(q_THN, k_HNC.transpose(1, 2)), q_THP], -1)
+        latent_TL = torch.cat([self.kv_a_norm(c_TC), k_T1P[:, 0]], -1)
+        y_THC = context.attend_latents(self.index, q_THL, latent_TL, config)
+        return self.o(ops.head_linear(y_THC, v_HVC).flatten(1))
+
+    def cache_spec(self, dtype: torch.dtype) -> CacheSpec:
+        """The normed latent and the turned key beside it, kept in `dtype`."""
+        size = self.config.kv_rank + self.config.rope.dim
+        return CacheSpec((Array("latent", (size,), dtype),))

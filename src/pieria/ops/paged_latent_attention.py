@@ -1,0 +1,89 @@
+"""Causal attention over latents in pages: prompt chunks and single tokens in one call.
+
+P pages of N tokens, T query tokens of all requests side by side; else letters and meaning as in
+`ops.latent_attention`.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pieria.ops.attention import visible_pairs
+from pieria.ops.latent_attention import attend_latents
+from pieria.ops.op import Case, Cost, Inputs, nbytes, op
+from pieria.ops.paged_attention import Paging, falling_pages, gathered
+
+
+@op
+def paged_latent_attention(
+    q_THL: Tensor, cache_PNL: Tensor, paging: Paging, *, rank: int, scale: float
+) -> Tensor:
+    """out_THC: `latent_attention` of each request's queries over its latents, in float32 or wider.
+
+    Query j of request r sees tokens [0, contexts[r] - queries[r] + j].
+    """
+    out = []
+    requests = zip(
+        torch.split(q_THL, list(paging.queries)), paging.table_RP, paging.contexts, strict=True
+    )
+    for q_QHL, table_P, context in requests:
+        latent_SL = gathered(cache_PNL, table_P, 0, context)
+        out.append(attend_latents(q_QHL, latent_SL, rank, scale))
+    return torch.cat(out)
+
+
+@paged_latent_attention.shapes
+def _(q_THL: Tensor, cache_PNL: Tensor, paging: Paging, *, rank: int, scale: float) -> Tensor:
+    return q_THL.new_empty(*q_THL.shape[:2], rank)
+
+
+@paged_latent_attention.cost
+def _(
+    out: Tensor, q_THL: Tensor, cache_PNL: Tensor, paging: Paging, *, rank: int, scale: float
+) -> Cost:
+    """Two matrix products without hidden pairs; latents read once per request."""
+    requests = zip(paging.queries, paging.contexts, strict=True)
+    pairs = sum(visible_pairs(q, s, None) for q, s in requests)
+    return Cost(
+        2 * q_THL.shape[1] * (q_THL.shape[2] + rank) * pairs,
+        nbytes(q_THL, out) + sum(paging.contexts) * nbytes(cache_PNL[0, 0]),
+    )
+
+
+@paged_latent_attention.row
+def _(i: int, q_THL: Tensor, cache_PNL: Tensor, paging: Paging, **options: Any) -> tuple[Any, ...]:
+    return q_THL[i : i + 1], cache_PNL, paging.token(i)
+
+
+@paged_latent_attention.cases
+def _(make: Inputs) -> Iterator[Case]:
+    def case(
+        name: str,
+        queries: tuple[int, ...],
+        contexts: tuple[int, ...],
+        sizes: tuple[int, int, int] = (4, 40, 32),
+        page_tokens: int = 16,
+        bench: bool = False,
+    ) -> Case:
+        heads, size, rank = sizes
+        owned = falling_pages(contexts, page_tokens)
+        arguments = (
+            make.normal(sum(queries), heads, size),
+            make.normal(1 + sum(map(len, owned)), page_tokens, size),
+            Paging.of(owned, queries, contexts, make.device),
+        )
+        keywords = {"rank": rank, "scale": size**-0.5}
+        return Case(name, arguments, keywords, max(size, *contexts), bench)
+
+    yield case("one", (1,), (1,), (2, 6, 4), 2)
+    yield case("single tokens", (1, 1, 1, 1), (5, 33, 16, 1))
+    yield case("chunks", (7, 20), (7, 51), (2, 24, 16), 8)
+    yield case("mix", (1, 12, 1, 5), (30, 30, 9, 5))
+    sizes = (16, 576, 512)
+    for requests in (1, 32):
+        yield case(f"{requests} of 200", (1,) * requests, (200,) * requests, sizes, bench=True)
+    yield case("32 of 2000", (1,) * 32, (2000,) * 32, sizes, bench=True)
+    yield case("512 of 512", (512,), (512,), sizes, bench=True)
+    yield case("512 of 4096", (512,), (4096,), sizes, bench=True)
