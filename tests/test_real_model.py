@@ -14,17 +14,33 @@ from transformers import AutoModelForCausalLM
 from pieria import LLM, SamplingParams
 
 TOKENS = 64
-BEGINNINGS = (
-    "The capital of France is", "Once upon a time there was", "def fibonacci(n):", "Water boils at",
-    "The three laws of motion say that", "Dear Sir or Madam,", "1, 1, 2, 3, 5, 8,", "SELECT name FROM",
-    "In the beginning", "A recipe for bread:", "Photosynthesis is the process by which", "To be or not to be,",
-    "The quick brown fox", "import numpy as np\n", "Bonjour, je m'appelle", "The largest planet is",
-    "Newton was born in", "My favourite book is", "E = mc^2 means", "<html><head>",
-)  # fmt: skip
+BEGINNINGS = """\
+The capital of France is
+Once upon a time there was
+def fibonacci(n):
+Water boils at
+The three laws of motion say that
+Dear Sir or Madam,
+1, 1, 2, 3, 5, 8,
+SELECT name FROM
+In the beginning
+A recipe for bread:
+Photosynthesis is the process by which
+To be or not to be,
+The quick brown fox
+import numpy as np;
+Bonjour, je m'appelle
+The largest planet is
+Newton was born in
+My favourite book is
+E = mc^2 means
+<html><head>""".splitlines()
 PROMPTS = [
-    f"{' '.join(BEGINNINGS[(i + k) % 20] for k in range(i % 5))} {text}".strip()
+    f"{' '.join(BEGINNINGS[(i + k + 1) % 20] for k in range(4 + i % 5))} {text}"
     for i, text in enumerate(BEGINNINGS)
 ]
+"""Of different lengths, all longer than a step of the second test computes."""
+
 GREEDY = SamplingParams(temperature=0, max_tokens=TOKENS, ignore_eos=True)
 
 
@@ -54,9 +70,9 @@ def test_alone(smollm2: Path, reference: Any) -> None:
 
 def test_all_at_once_in_a_pool_that_is_too_small(smollm2: Path, reference: Any) -> None:
     options = {"max_num_batched_tokens": 20, "max_num_seqs": 20, "max_model_len": 128}
-    # 30 layers, keys and values of 3 heads of 64 float32: 46,080 bytes a token, 40 pages of 16
+    # 30 layers, keys and values of 3 heads of 64 float32: 46,080 bytes a token, 24 pages of 16
     # tokens.
-    memory = 40 * 16 * 46_080
+    memory = 24 * 16 * 46_080
     with LLM(str(smollm2), dtype="float32", kv_cache_memory_bytes=memory, **options) as llm:
         outputs = llm.generate(PROMPTS, GREEDY, progress=False)
         assert llm.stats.preemptions >= 5

@@ -152,9 +152,29 @@ def bench_startup(options: argparse.Namespace) -> int:
 
 def bench_ops(options: argparse.Namespace) -> int:
     """Time every op on every backend, against what the machine's memory and arithmetic allow."""
-    from pieria.bench import ops
+    import torch
+    from rich.console import Console
 
-    return ops.main(options, RealTime())
+    from pieria import ops
+    from pieria.bench.ops import Limits, run, table
+    from pieria.hardware.devices import find
+    from pieria.hardware.measure import measure
+
+    device, clock = find(options.device), RealTime()
+    spec = measure(device, clock)
+    assert spec.bandwidth is not None
+    peaks = {getattr(torch, name): peak.value for name, peak in spec.flops.items()}
+    rows = run(
+        options.backend or (ops.REFERENCE, *device.backends),
+        options.case,
+        clock,
+        Limits(spec.bandwidth.value, peaks),
+        dtypes=[getattr(torch, name) for name in options.dtype],
+        device=device.torch_device,
+        console=Console(stderr=True),
+    )
+    Console(width=None if sys.stdout.isatty() else 140).print(table(rows))
+    return 0
 
 
 async def _serve(
@@ -233,6 +253,22 @@ def _fetched(runner: RunnerConfig) -> RunnerConfig:
     return replace(runner, model=str(pull(runner.model)))
 
 
+class _Command(argparse.ArgumentParser):
+    """Takes options and other arguments in any order, such as `generate MODEL --seed 1 TEXT`."""
+
+    _passing = False
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        # What takes them in any order does so in two passes, through this method again.
+        if self._passing or self._subparsers is not None:
+            return super().parse_known_args(args, namespace)
+        self._passing = True
+        try:
+            return self.parse_known_intermixed_args(args, namespace)
+        finally:
+            self._passing = False
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="pieria",
@@ -241,7 +277,9 @@ def _parser() -> argparse.ArgumentParser:
         " pieria serve smollm2-135m",
     )
     parser.add_argument("--version", action="version", version=f"pieria {__version__}")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    commands = parser.add_subparsers(
+        dest="command", required=True, metavar="COMMAND", parser_class=_Command
+    )
     from pieria.server.config import ServerConfig
 
     _add(commands, serve, RunnerConfig, SchedulerConfig, ServerConfig)
@@ -255,7 +293,17 @@ def _parser() -> argparse.ArgumentParser:
     )
     bench = commands.add_parser("bench", help="measure this machine with Pieria on it")
     kinds = bench.add_subparsers(dest="bench", required=True, metavar="WHAT")
-    _add(kinds, bench_ops, name="ops")
+    timed = _add(kinds, bench_ops, name="ops")
+    timed.add_argument(
+        "--case", default="*", metavar="OP/CASE", help='with wildcards: "linear/*" (default: all)'
+    )
+    timed.add_argument(
+        "--backend", nargs="+", help="default: the references and the device's own backends"
+    )
+    timed.add_argument(
+        "--dtype", nargs="+", choices=DTYPES[1:], default=["float32"], help="(default: float32)"
+    )
+    timed.add_argument("--device", default="auto", help="(default: %(default)s)")
     start = _add(kinds, bench_startup, name="startup")
     start.add_argument("model", help="as `pieria serve` takes it")
     start.add_argument("--streams", type=int, default=32, help="how many (default: %(default)s)")

@@ -7,7 +7,7 @@ import asyncio
 import threading
 from collections.abc import Coroutine, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
-from typing import Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 
 import msgspec
 from rich.console import Console
@@ -23,10 +23,18 @@ from pieria.engine.sampling_params import SamplingParams
 from pieria.engine.scheduler import SchedulerConfig
 from pieria.engine.text import Delta, TextEngine
 from pieria.models.chat_template import ChatTemplate
-from pieria.models.checkpoint import open_checkpoint
+from pieria.models.checkpoint import Checkpoint, open_checkpoint
+from pieria.models.keys import Keys
 from pieria.models.pull import pull
+from pieria.models.registry import model_config
+from pieria.models.rerank import INSTRUCTION, answers, questions
+
+if TYPE_CHECKING:
+    from pieria.engine.embed import Embedder
 
 T = TypeVar("T")
+
+RUNNERS = ("auto", "generate", "pooling")
 
 FACTORY = "pieria.engine.ranks:prepare"
 """What makes the runner of a real device."""
@@ -82,19 +90,36 @@ class RequestOutput:
 class LLM:
     """A loaded model. model: a short name, hub id, folder or GGUF file, fetched if need be.
 
+    runner: "generate" for texts and "pooling" for embeddings and scores; "auto" is "pooling" where
+    the model's files say how its hidden states are pooled, or it is an encoder.
     options: those of `RunnerConfig` and `SchedulerConfig`, such as dtype="bfloat16" or
     max_num_seqs=8. ValueError for a bad option or a model that does not fit; OSError if it cannot
     be fetched; EngineDead if loading fails otherwise.
     """
 
-    def __init__(self, model: str, **options: Any) -> None:
-        runner, scheduler = _configs(model, options)
+    def __init__(
+        self,
+        model: str,
+        *,
+        runner: Literal["auto", "generate", "pooling"] = "auto",
+        **options: Any,
+    ) -> None:
+        placed, scheduler = _configs(model, options)
+        if runner not in RUNNERS:
+            raise ValueError(f"runner={runner!r}; there are: {', '.join(RUNNERS)}")
         path = pull(model)
-        runner = replace(runner, model=str(path))
+        placed = replace(placed, model=str(path))
         checkpoint = open_checkpoint(path)
         self.tokenizer = checkpoint.tokenizer()
         self._template = checkpoint.chat_template
-        settings = {"runner": asdict(runner), "scheduler": asdict(scheduler)}
+        self._embedder: Embedder | None = None
+        if runner == "pooling" or (runner == "auto" and _pools(checkpoint)):
+            from pieria.engine.embed import open_embedder
+
+            self._embedder, self.decisions = open_embedder(placed, scheduler.max_num_batched_tokens)
+            self.max_model_len = self._embedder.most
+            return
+        settings = {"runner": asdict(placed), "scheduler": asdict(scheduler)}
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._thread.start()
@@ -161,7 +186,7 @@ class LLM:
         Closing the iterator early aborts the request.
         """
         ids = self.tokenizer.encode(self._render(messages, None), add_special_tokens=False)
-        deltas = self._engine.stream(ids, sampling_params or SamplingParams())
+        deltas = self._generating().stream(ids, sampling_params or SamplingParams())
 
         async def following() -> Delta | None:
             return await anext(deltas, None)
@@ -172,14 +197,43 @@ class LLM:
         finally:
             self._wait(deltas.aclose())
 
+    def embed(
+        self, texts: str | Sequence[str], *, prompt_name: str | None = None
+    ) -> list[list[float]]:
+        """A vector for each text, pooled and normalised as the model's files say.
+
+        prompt_name: which of the model's prompts is put before each text; default: the one that the
+        files call default, if any. ValueError for a text that is empty or too long.
+        """
+        embedder = self._pooling()
+        prompt = "" if embedder.config is None else embedder.config.prompt(prompt_name)
+        batch = [texts] if isinstance(texts, str) else texts
+        return embedder.embed([self.tokenizer.encode(prompt + text) for text in batch])
+
+    def score(
+        self, query: str, documents: str | Sequence[str], *, instruction: str = INSTRUCTION
+    ) -> list[float]:
+        """How well each document answers the query, from 0 to 1: a reranker's word for it.
+
+        instruction: what answering means here. ValueError for a text that is too long, or a model
+        that has no words for yes and no.
+        """
+        embedder = self._pooling()
+        batch = [documents] if isinstance(documents, str) else documents
+        asked = questions(self.tokenizer, query, batch, instruction)
+        return [yes for yes, _ in embedder.choose(asked, answers(self.tokenizer))]
+
     @property
     def stats(self) -> Stats:
         """The engine's gauges and counters after its latest step."""
+        self._generating()
         return self._client.stats
 
     def close(self) -> None:
         """Free the model. No call but this one follows."""
-        if not self._loop.is_closed():
+        if self._embedder is not None:
+            self._embedder.close()
+        elif not self._loop.is_closed():
             self._wait(self._client.close())
             self._end_loop()
 
@@ -196,15 +250,18 @@ class LLM:
         params: Sequence[SamplingParams],
         progress: bool,
     ) -> list[RequestOutput]:
+        engine = self._generating()
+
         async def all_of_them() -> list[RequestOutput]:
             console = Console(stderr=True)
-            with Progress(console=console, disable=not progress, transient=True) as bar:
+            silent = not (progress and console.is_terminal)
+            with Progress(console=console, disable=silent, transient=True) as bar:
                 task = bar.add_task("generating", total=len(ids))
 
                 async def one(
                     text: str | None, prompt: list[int], p: SamplingParams
                 ) -> RequestOutput:
-                    output = await self._collect(text, prompt, p)
+                    output = await self._collect(engine, text, prompt, p)
                     bar.advance(task)
                     return output
 
@@ -222,14 +279,14 @@ class LLM:
         return self._wait(all_of_them())
 
     async def _collect(
-        self, text: str | None, prompt: list[int], params: SamplingParams
+        self, engine: TextEngine, text: str | None, prompt: list[int], params: SamplingParams
     ) -> RequestOutput:
         outputs = [CompletionOutput(index) for index in range(params.n)]
         for output in outputs:
             if params.logprobs is not None:
                 output.logprobs, output.cumulative_logprob = [], 0.0
         result = RequestOutput(text, prompt, outputs)
-        async for delta in self._engine.stream(prompt, params):
+        async for delta in engine.stream(prompt, params):
             output = outputs[delta.choice]
             output.text += delta.text
             output.token_ids += delta.tokens
@@ -270,6 +327,16 @@ class LLM:
         bos, eos = ("" if id is None else self._text(id) for id in ends)
         return bos, eos
 
+    def _generating(self) -> TextEngine:
+        if self._embedder is not None:
+            raise ValueError("the model is open for pooling; open it with runner='generate'")
+        return self._engine
+
+    def _pooling(self) -> "Embedder":
+        if self._embedder is None:
+            raise ValueError("the model is open to generate; open it with runner='pooling'")
+        return self._embedder
+
     def _end_loop(self) -> None:
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
@@ -282,6 +349,14 @@ class LLM:
         except BaseException:
             future.cancel()
             raise
+
+
+def _pools(checkpoint: Checkpoint) -> bool:
+    """Whether the model is made for vectors: its files speak of pooling, or it has no next token."""
+    from pieria.models.embedding_config import embedding_config
+
+    keys = Keys(checkpoint.config, str(checkpoint.path))
+    return embedding_config(checkpoint) is not None or not model_config(keys).generates
 
 
 async def _start(settings: dict[str, Any]) -> tuple[EngineClient, Ready]:

@@ -92,12 +92,12 @@ def test_real_cases_run_in_every_dtype_asked_for() -> None:
     console = Console(file=io.StringIO())
     dtypes = (torch.float32, torch.bfloat16)
     rows = run(["reference", "torch"], "*/one", RealTime(), LIMITS, dtypes=dtypes, console=console)
+    listed = ops.Inputs(torch.float32, device="meta")
+    having = [op for op in ops.REGISTRY.values() if "one" in [c.name for c in op.cases_of(listed)]]
     assert {(r.op, r.dtype) for r in rows if r.backend == "reference"} == {
-        (op, dtype)
-        for op in ("embedding", "kv_write", "paged_attention", "rope")
-        for dtype in dtypes
+        (op.name, dtype) for op in having for dtype in dtypes
     }
-    assert {r.op for r in rows if r.backend == "torch"} == {"kv_write", "paged_attention"}
+    assert {"kv_write", "paged_attention"} <= {r.op for r in rows if r.backend == "torch"}
     assert all(r.seconds > 0 for r in rows)
 
 

@@ -8,6 +8,7 @@ import torch
 
 from pieria.engine.device_runner import DeviceRunner
 from pieria.engine.engine import Engine
+from pieria.engine.layout import layout
 from pieria.engine.messages import Add, Output
 from pieria.engine.place import allocate
 from pieria.engine.prefix_cache import PrefixCache
@@ -73,13 +74,21 @@ def tiny_model(mesh: Mesh | None = None, **config: Any) -> Decoder:
     return fill(Decoder(tiny_config(**config), mesh or Mesh(), torch.float64))
 
 
-def engine(model: Decoder, *, pages: int = 256, page_tokens: int = 4, **options: Any) -> Engine:
+def engine(model: Decoder, *, pages: int = 256, page_tokens: int = 4, states: int = 24, **options: Any) -> Engine:
     """An engine whose step checks all that `Scheduler.check` knows."""
     config = SchedulerConfig(**{"max_num_seqs": 16, "max_num_batched_tokens": 64, **options})
-    cache = PrefixCache(pages, page_tokens, config.enable_prefix_caching)
+    arranged = layout(model.cache_specs())
+    pages *= len(arranged.windows)
+    states = states if any(spec.state for spec in arranged.specs) else 0
+    cache = PrefixCache(
+        pages, page_tokens, config.enable_prefix_caching, arranged.windows, states
+    )
     scheduler = Scheduler(config, cache, frozenset({STOP}), model.config.context)
-    caches = allocate(model.cache_specs(), pages, page_tokens, devices.find("cpu"))
-    return Engine(scheduler, DeviceRunner(model, caches, page_tokens, "cpu"))
+    caches = allocate(
+        arranged, range(len(arranged.specs)), pages, states, page_tokens, devices.find("cpu")
+    )
+    runner = DeviceRunner(model, caches, arranged.tables, page_tokens, "cpu")
+    return Engine(scheduler, runner)
 
 
 def add(id: str, tokens: list[int], max_tokens: int = 12, **options: Any) -> Add:

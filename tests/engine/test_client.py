@@ -303,7 +303,7 @@ async def pair() -> tuple[EngineClient, BlockingLink, list[str]]:
     ours, theirs = socket.socketpair()
     link = await AsyncLink.open(ours, FromEngine)
     last: list[str] = []
-    client = EngineClient(link, RealTime(), lambda: last[0] if last else None)
+    client = EngineClient(link, RealTime(), lambda _: last[0] if last else None)
     return client, BlockingLink(theirs, ToEngine), last
 
 
@@ -351,6 +351,18 @@ async def test_closing_does_not_wait_for_an_engine_that_loads(
     with pytest.raises(EngineDead, match="the engine was shut down"):
         await client.wait_ready()
     (tmp_path / "go").touch()
+
+
+async def test_closing_a_process_that_loads_does_not_wait_for_it(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(client_module, "CLOSE_SECONDS", 600.0)
+    told = settings(waits=str(tmp_path / "go"))
+    client = await EngineClient.start_process(FACTORY, told, RealTime())
+    [running] = engine_processes()
+    await asyncio.wait_for(client.close(), 20)
+    assert not running.is_running()
 
 
 def engine_processes() -> list[psutil.Process]:

@@ -39,9 +39,10 @@ def settings(folder: Path, **options: Any) -> dict[str, Any]:
     return {"runner": asdict(runner), "scheduler": asdict(SCHEDULING)}
 
 
-@pytest.fixture
-def ranks(folder: Path) -> Iterator[Prepared]:
-    prepared = prepare(settings(folder, tensor_parallel_size=2, threads=1))
+@pytest.fixture(params=["tensor", "pipeline"])
+def ranks(folder: Path, request: pytest.FixtureRequest) -> Iterator[Prepared]:
+    sizes = {f"{request.param}_parallel_size": 2}
+    prepared = prepare(settings(folder, threads=1, **sizes))
     yield prepared
     prepared.runner.close()
 
@@ -54,9 +55,6 @@ def engine(prepared: Prepared) -> Engine:
 
 def test_tokens_are_those_of_one_process(folder: Path, ranks: Prepared) -> None:
     model = read(folder, torch.float64)
-    # Each rank holds half of the cache, so the same bytes hold twice the pages.
-    whole = prepare(settings(folder))
-    assert ranks.pages // 2 == whole.pages
     made = engine(ranks)
     adds = [add(str(i), list(range(i, 3 * i + 9)), 10, ignore_eos=True) for i in range(6)]
     adds.append(add("drawn", [5, 6, 7], 10, temperature=0.8, seed=3, ignore_eos=True))
@@ -65,6 +63,14 @@ def test_tokens_are_those_of_one_process(folder: Path, ranks: Prepared) -> None:
     news = run(made)
     for message in adds:
         assert tokens_of(news[message.id]) == naive(model, message), message.id
+
+
+def test_each_rank_holds_a_part_of_the_cache(folder: Path) -> None:
+    """So the same bytes a rank hold twice the pages."""
+    whole = prepare(settings(folder))
+    half = prepare(settings(folder, tensor_parallel_size=2, threads=1))
+    half.runner.close()
+    assert half.pages // 2 == whole.pages
 
 
 def test_a_rank_that_dies_ends_the_engine(ranks: Prepared) -> None:

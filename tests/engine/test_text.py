@@ -1,4 +1,4 @@
-"""Token ids to text as they come: stop strings, choices, limits, and errors that end one request."""
+"""Token ids to text as they come: stop strings, choices, limits, and errors of one request."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -122,7 +122,7 @@ async def deltas_of(script: Script, prompt: Sequence[int] = (BOS, A), **params: 
 
 
 async def say(*tokens: int, **params: Any) -> tuple[str, str | None, int | str | None, int]:
-    """(text, finish reason, stop reason, tokens) of one choice that says these tokens, then ends."""
+    """(text, finish reason, stop reason, tokens) of a choice that says these tokens, then ends."""
     script = Script([*tokens, EOS])
     deltas = await deltas_of(script, **{"max_tokens": 500, **params})
     assert script.live == set() and script.closed == 1
@@ -245,11 +245,9 @@ def naive(
         ended = count == len(tokens)
         told = [t for t in tokens[:count] if t not in (BOS, EOS)]
         data = b"".join(PIECES[t] for t in told)
+        # Half a character is no text until the rest comes, or the end.
+        data = data if ended else data.removesuffix(HEART[:1])
         text = data.decode("utf-8", "replace")
-        if not ended and not data.decode("utf-8", "ignore").encode() == data:
-            # Half a character is no text until the rest comes or the end.
-            kept = next(n for n in range(4) if not _open(data[: len(data) - n]))
-            text = data[: len(data) - kept].decode("utf-8", "replace")
         found = [
             (at, len(stop), stop)
             for stop in stops
@@ -263,28 +261,11 @@ def naive(
     return before, last
 
 
-def _open(data: bytes) -> bool:
-    """Whether these bytes end in a character that more bytes could complete."""
-    try:
-        data.decode()
-    except UnicodeDecodeError as error:
-        while error.end < len(data):
-            data = data[error.end :]
-            try:
-                data.decode()
-            except UnicodeDecodeError as next_error:
-                error = next_error
-            else:
-                return False
-        return error.reason == "unexpected end of data"
-    return False
-
-
 TOKENS = st.lists(st.sampled_from(range(EOS + 1, len(PIECES))), max_size=12)
 STOPS = st.lists(st.text("abc \n♥xyz\ufffd", min_size=1, max_size=4), max_size=3)
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400, deadline=None, derandomize=True)
 @given(TOKENS, STOPS, st.booleans(), st.integers(0, 5), st.booleans())
 @example([HEART_1, A, NO_UTF8, HEART_1], ["\ufffda"], False, 0, True)
 @example([A, B, A], ["abx", "b"], False, 3, True)

@@ -158,7 +158,8 @@ def test_any_traffic(model: Decoder, data: st.DataObject) -> None:
         enable_prefix_caching=draw(st.booleans()),
         scheduling_policy=draw(st.sampled_from(["fcfs", "priority", "longest_prefix"])),
     )
-    room = made.scheduler.cache.pages.count * made.scheduler.cache.page_tokens
+    cache = made.scheduler.cache
+    room = cache.pages.count // len(cache.windows) * cache.page_tokens - 3 * cache.page_tokens
     adds, news = [], {}
     for i in range(draw(st.integers(1, 6))):
         most = draw(st.integers(1, min(12, room - 1)))

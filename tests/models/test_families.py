@@ -41,6 +41,14 @@ WINDOWS = {
     "sliding_window": 7,
     "max_window_layers": 1,
 }
+GPT_OSS = {
+    "num_local_experts": 6,
+    "num_experts_per_tok": 3,
+    "head_dim": 16,
+    "sliding_window": 7,
+    "swiglu_limit": 0.9,
+}
+EXPERTS = {"num_experts": 6, "num_experts_per_tok": 2, "moe_intermediate_size": 40}
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "llama": ("Llama", {}),
     "llama tied": ("Llama", {"tie_word_embeddings": True}),
@@ -58,6 +66,27 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "qwen2": ("Qwen2", {}),
     "qwen2 tied": ("Qwen2", {"tie_word_embeddings": True}),
     "qwen2 windows": ("Qwen2", WINDOWS),
+    "qwen2 moe": (
+        "Qwen2Moe",
+        {**EXPERTS, "shared_expert_intermediate_size": 56, "norm_topk_prob": True},
+    ),
+    "qwen3": ("Qwen3", {"head_dim": 24}),
+    "qwen3 biases": ("Qwen3", {"attention_bias": True, "tie_word_embeddings": True}),
+    "qwen3 windows": ("Qwen3", WINDOWS),
+    "qwen3 moe": ("Qwen3Moe", {**EXPERTS, "norm_topk_prob": True, "head_dim": 24}),
+    "qwen3 moe as it is": ("Qwen3Moe", {**EXPERTS, "norm_topk_prob": False, "hidden_act": "gelu"}),
+    "qwen3 moe in some layers": ("Qwen3Moe", {**EXPERTS, "mlp_only_layers": [1]}),
+    "qwen3 moe in every other layer": ("Qwen3Moe", {**EXPERTS, "decoder_sparse_step": 2}),
+    "qwen3 moe windows": ("Qwen3Moe", {**EXPERTS, **WINDOWS}),
+    "mistral": ("Mistral", {"sliding_window": None, "head_dim": 24}),
+    "mistral windows": ("Mistral", {"sliding_window": 7}),
+    "mixtral": ("Mixtral", {"num_local_experts": 6, "num_experts_per_tok": 3}),
+    "mixtral windows": ("Mixtral", {"num_local_experts": 4, "sliding_window": 7}),
+    "gpt-oss": ("GptOss", GPT_OSS),
+    "gpt-oss windows": (
+        "GptOss",
+        {**GPT_OSS, "layer_types": ["full_attention", "sliding_attention", "sliding_attention"]},
+    ),
 }
 
 

@@ -114,6 +114,20 @@ def test_qwen2() -> None:
             {"llama.rope.scaling.type": "yarn", "llama.rope.scaling.factor": 2.0},
             {"rope_type": "yarn", "factor": 2.0},
         ),
+        (
+            {
+                "llama.rope.scaling.type": "yarn",
+                "llama.rope.scaling.factor": 2.0,
+                "llama.rope.scaling.original_context_length": 64,
+                "llama.rope.scaling.yarn_beta_fast": 16.0,
+            },
+            {
+                "rope_type": "yarn",
+                "factor": 2.0,
+                "original_max_position_embeddings": 64,
+                "beta_fast": 16.0,
+            },
+        ),
     ],
 )
 def test_rope_scaling(changes: dict[str, Any], scaling: dict[str, Any] | None) -> None:

@@ -366,6 +366,27 @@ def test_metaspace(tmp_path: Path, scheme: str, text: str) -> None:
     assert saved(backend, tmp_path).decode([262, 262]) == text == backend.decode([262, 262])
 
 
+def test_a_flag_about_a_token_that_there_is_not_says_nothing(tmp_path: Path) -> None:
+    """As in the files of Qwen3-Embedding, whose tokenizer ends every text with a token."""
+    made = saved(byte_level(), tmp_path, bos_token=None, add_bos_token=False)
+    assert made.encode(" a") == [257, 256]
+
+
+def test_word_piece(tmp_path: Path) -> None:
+    words = ["[UNK]", "[CLS]", "[SEP]", "hug", "##ging", "face", "!"]
+    model = models.WordPiece({t: i for i, t in enumerate(words)}, unk_token="[UNK]")
+    backend = tokenizers.Tokenizer(model)
+    backend.normalizer = tokenizers.normalizers.BertNormalizer()
+    backend.pre_tokenizer = tokenizers.pre_tokenizers.BertPreTokenizer()
+    backend.post_processor = tokenizers.processors.BertProcessing(("[SEP]", 2), ("[CLS]", 1))
+    backend.decoder = decoders.WordPiece(cleanup=False)
+    backend.add_special_tokens(words[:3])
+    made = saved(backend, tmp_path)
+    ids = made.encode("Hugging Face! other")
+    assert ids == [1, 3, 4, 5, 6, 0, 2]
+    assert made.decode(ids) == "hugging face !" == backend.decode(ids)
+
+
 def test_gemma_keeps_the_first_space(tmp_path: Path) -> None:
     steps = [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]
     made = saved(sentence_piece(decoders.Sequence(steps), False), tmp_path)
@@ -380,8 +401,8 @@ def test_what_is_refused(tmp_path: Path) -> None:
 
     refused(byte_level(), "eos_token='<end>' of tokenizer_config.json", eos_token="<end>")
     backend = byte_level()
-    backend.decoder = decoders.WordPiece()
-    refused(backend, r"the decoder \(WordPiece\) is not supported; there are: ByteLevel")
+    backend.decoder = decoders.CTC()
+    refused(backend, r"the decoder \(CTC\) is not supported; there are: ByteLevel")
     backend = tokenizers.Tokenizer(models.BPE(vocab={"a": 0}, merges=[]))
     refused(backend, r"the decoder \(none\) is not supported")
     (tmp_path / "bad.json").write_text(json.dumps({"model": {}}))

@@ -37,6 +37,9 @@ def model(kind: str, dtype: torch.dtype = torch.float32, seed: int = 0, **config
                 parameter.add_(torch.randn_like(parameter) * 0.3)
             else:
                 parameter.copy_(torch.randn_like(parameter) * 0.2)
+        for name, buffer in made.named_buffers():
+            if name.endswith("bias"):  # such as what chooses experts
+                buffer.add_(torch.randn_like(buffer) * 0.3)
     return made
 
 

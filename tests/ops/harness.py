@@ -114,10 +114,18 @@ def typical(values: list[Tensor]) -> float:
     return flat.square().mean().sqrt().item() if flat.numel() else 0.0
 
 
-def assert_close(what: str, got: Tensor, want: Tensor, reduction: int, size: float = 0.0) -> None:
+def assert_close(
+    what: str,
+    got: Tensor,
+    want: Tensor,
+    reduction: int,
+    size: float = 0.0,
+    dtype: torch.dtype | None = None,
+) -> None:
     """Integers are equal; floats differ by `tolerance` of their own size plus the typical one.
 
-    size: what is typical, where that is more than in `want`.
+    size: what is typical, where that is more than in `want`. dtype: what was computed in, where
+    that is narrower than `got`.
     """
     assert got.shape == want.shape, f"{what}: shape {tuple(got.shape)}, not {tuple(want.shape)}"
     if got.numel() == 0:
@@ -128,7 +136,9 @@ def assert_close(what: str, got: Tensor, want: Tensor, reduction: int, size: flo
     got64, want64 = got.detach().cpu().double(), want.detach().cpu().double()
     finite = want64.isfinite()
     assert torch.equal(got64[~finite], want64[~finite]), f"{what}: not finite in other places"
-    allowed = tolerance(got.dtype, reduction) * (want64.abs() + max(size, typical([want64])))
+    allowed = tolerance(dtype or got.dtype, reduction) * (
+        want64.abs() + max(size, typical([want64]))
+    )
     # A NaN is no smaller than anything, so it fails.
     wrong = finite & ~((got64 - want64).abs() <= allowed)
     if wrong.any():
@@ -180,7 +190,7 @@ class Guards(TorchDispatchMode):
 
 
 def check_forward(subject: Subject, case: Case) -> None:
-    """Values against the float64 reference; shapes; nothing else written, in or beside arguments."""
+    """Values against the float64 reference, shapes, and nothing else written inside or beside."""
     op = subject.op
     guards = Guards()
     before = moved(case, subject.device)
@@ -253,11 +263,12 @@ def recorded(op: Op[..., Any], function: Callable[..., Any], case: Case) -> Pass
 
 
 def gradients(op: Op[..., Any], function: Callable[..., Any], case: Case) -> dict[str, Tensor]:
-    """Of the outputs' product with fixed random numbers, in each argument."""
+    """Of the floating point outputs' product with fixed random numbers, in each argument."""
     made = recorded(op, function, case)
+    out = [x for x in made.out if x.is_floating_point()]
     generator = torch.Generator().manual_seed(1)
-    weights = [torch.randn(x.shape, generator=generator).to(x) for x in made.out]
-    found = torch.autograd.grad(made.out, list(made.leaves.values()), weights)
+    weights = [torch.randn(x.shape, generator=generator).to(x) for x in out]
+    found = torch.autograd.grad(out, list(made.leaves.values()), weights)
     return dict(zip(made.leaves, found, strict=True))
 
 
@@ -269,10 +280,11 @@ def check_gradient(subject: Subject, case: Case) -> None:
     got = gradients(subject.op, subject.impl.function, moved(case, subject.device))
     want = gradients(subject.op, subject.op.reference, moved(case, torch.float64))
     size = typical(list(want.values()))
+    coarsest = max((x.dtype for x in got.values()), key=lambda dtype: torch.finfo(dtype).eps)
     for name, expected in want.items():
         assert got[name].dtype == getattr(named(subject.op, case)[name], "dtype", None)
         terms = max(case.reduction, *case.arguments[0].shape)
-        assert_close(f"gradient of {name}", got[name], expected, terms, size)
+        assert_close(f"gradient of {name}", got[name], expected, terms, size, coarsest)
 
 
 def check_gradient_formula(op: Op[..., Any], case: Case) -> None:

@@ -28,6 +28,7 @@ def naive(
     scale: float,
     window: int | None,
     soft_cap: float | None,
+    sinks_H: Tensor | None = None,
 ) -> Tensor:
     """The last Q of S tokens, one token and head at a time."""
     out = q_QHK.new_zeros(*q_QHK.shape[:2], v_SGV.shape[2])
@@ -39,7 +40,11 @@ def naive(
         scores = k_SGK[first : last + 1, group] @ q_QHK[j, head] * scale
         if soft_cap is not None:
             scores = soft_cap * torch.tanh(scores / soft_cap)
-        out[j, head] = scores.softmax(0) @ v_SGV[first : last + 1, group]
+        shares = scores.softmax(0)
+        if sinks_H is not None:
+            # Of the softmax with one score more, without its share.
+            shares = torch.cat([scores, sinks_H[head : head + 1]]).softmax(0)[:-1]
+        out[j, head] = shares @ v_SGV[first : last + 1, group]
     return out
 
 
@@ -54,6 +59,7 @@ def random(*shape: int) -> Tensor:
     sizes=st.tuples(st.integers(1, 6), st.integers(1, 6)),
     window=WINDOWS,
     soft_cap=CAPS,
+    sinks=st.booleans(),
     block=st.sampled_from([1, 16, 100, 2**24]),
 )
 @settings(max_examples=60, deadline=None)
@@ -64,17 +70,26 @@ def test_attention_is_the_loop_over_tokens(
     sizes: tuple[int, int],
     window: int | None,
     soft_cap: float | None,
+    sinks: bool,
     block: int,
 ) -> None:
     tokens, scale = sum(lengths), 0.3
     q_THK = random(tokens, groups * shared, sizes[0])
     k_TGK, v_TGV = random(tokens, groups, sizes[0]), random(tokens, groups, sizes[1])
     split = [torch.split(x, list(lengths)) for x in (q_THK, k_TGK, v_TGV)]
-    want = torch.cat([naive(*part, scale, window, soft_cap) for part in zip(*split, strict=True)])
+    options = window, soft_cap, random(groups * shared) if sinks else None
+    want = torch.cat([naive(*part, scale, *options) for part in zip(*split, strict=True)])
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "BLOCK_SCORES", block)
         got = ops.attention(
-            q_THK, k_TGK, v_TGV, lengths, scale=scale, window=window, soft_cap=soft_cap
+            q_THK,
+            k_TGK,
+            v_TGV,
+            lengths,
+            scale=scale,
+            window=window,
+            soft_cap=soft_cap,
+            sinks_H=options[2],
         )
     torch.testing.assert_close(got, want)
 

@@ -1,5 +1,6 @@
 """Sums and joins over three gloo processes, and what a ring sends."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -47,10 +48,11 @@ def start(rank: int, size: int, store: str) -> None:
     """One rank's process."""
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=size)
-    group = Group("tp", tuple(range(size)), rank, dist.group.WORLD)
     for check in (sums, joins, refusals):
-        check(rank, group)
-    dist.destroy_process_group()
+        check(rank, Group("tp", tuple(range(size)), rank, dist.group.WORLD))
+    # Torch 2.7 may deadlock when a gloo group is destroyed: it joins a thread that waits for the
+    # interpreter lock. Nothing is left to clean up.
+    os._exit(0)
 
 
 @pytest.mark.dist

@@ -33,6 +33,7 @@ MATRIX_PRODUCTS = {
     "linear": "",
     "attention": "single tokens",
     "paged_attention": "single tokens",
+    "experts": "",
     "head_linear": "",
     "latent_attention": "single tokens",
     "paged_latent_attention": "single tokens",

@@ -58,10 +58,15 @@ class Batch:
         q_THK = random(sum(queries), groups * shared, 4)
         return Batch(q_THK, (k_cache, v_cache), Paging.of(tables, queries, contexts), dense)
 
-    def naive(self, window: int | None, soft_cap: float | None) -> Tensor:
+    def naive(
+        self, window: int | None, soft_cap: float | None, sinks_H: Tensor | None = None
+    ) -> Tensor:
         parts = torch.split(self.q_THK, list(self.paging.queries))
         return torch.cat(
-            [naive(q, *kv, 0.4, window, soft_cap) for q, kv in zip(parts, self.dense, strict=True)]
+            [
+                naive(q, *kv, 0.4, window, soft_cap, sinks_H)
+                for q, kv in zip(parts, self.dense, strict=True)
+            ]
         )
 
 
@@ -81,6 +86,7 @@ REQUESTS = st.lists(
     page_tokens=st.sampled_from([1, 2, 5, 16]),
     window=WINDOWS,
     soft_cap=CAPS,
+    sinks=st.booleans(),
     gather_bytes=st.sampled_from([1, 2000, 2**22]),
     block=st.sampled_from([20, 2**24]),
 )
@@ -92,12 +98,14 @@ def test_any_mix_of_requests_is_the_loop_over_tokens(
     page_tokens: int,
     window: int | None,
     soft_cap: float | None,
+    sinks: bool,
     gather_bytes: int,
     block: int,
 ) -> None:
     """Every byte that is not a visible key or value of the request itself is NaN."""
     batch = Batch.of(requests, groups, shared, page_tokens, seed=len(requests))
-    want = batch.naive(window, soft_cap)
+    sinks_H = torch.arange(groups * shared).double() if sinks else None
+    want = batch.naive(window, soft_cap, sinks_H)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(kernel, "GATHER_BYTES", gather_bytes)
         patch.setattr(reference_module, "BLOCK_SCORES", block)
@@ -109,6 +117,7 @@ def test_any_mix_of_requests_is_the_loop_over_tokens(
                 scale=0.4,
                 window=window,
                 soft_cap=soft_cap,
+                sinks_H=sinks_H,
             )
             torch.testing.assert_close(got, want)
 

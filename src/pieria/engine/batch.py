@@ -19,58 +19,100 @@ LayerCache = tuple[Tensor, ...]
 
 @dataclass(frozen=True)
 class Paged:
-    """The `Context` of serving: keys and values go to their pages first and are read from there."""
+    """The `Context` of serving: what layers remember goes to their pages, and is read from there.
+
+    slots: of each page table, where each token goes, int64 [T]. pagings: of each page table.
+    tables: of each layer, its page table; None where it keeps a state. reads, writes: of each
+    request, the state to go on from (-1: the beginning) and the one to leave, int64 [R].
+    """
 
     positions_T: Tensor
-    slots_T: Tensor
-    paging: ops.Paging
+    slots: tuple[Tensor, ...]
+    pagings: tuple[ops.Paging, ...]
+    tables: Sequence[int | None]
     caches: Sequence[LayerCache]
+    reads_R: Tensor
+    writes_R: Tensor
+
+    @property
+    def query_starts_R1(self) -> Tensor:
+        """Where each request's tokens start in the batch, and T."""
+        return self.pagings[0].query_starts_R1
 
     def attend(
-        self, layer: int, q_THK: Tensor, k_TGK: Tensor, v_TGK: Tensor, config: AttentionConfig
+        self,
+        layer: int,
+        q_THK: Tensor,
+        k_TGK: Tensor,
+        v_TGK: Tensor,
+        config: AttentionConfig,
+        sinks_H: Tensor | None = None,
     ) -> Tensor:
+        assert config.causal, "what a token sees of later ones cannot be remembered"
+        slots_T, paging = self._table(layer)
         k_PNGK, v_PNGK = self.caches[layer]
-        ops.kv_write(k_PNGK, v_PNGK, k_TGK, v_TGK, self.slots_T)
+        ops.kv_write(k_PNGK, v_PNGK, k_TGK, v_TGK, slots_T)
         return ops.paged_attention(
             q_THK,
             k_PNGK,
             v_PNGK,
-            self.paging,
+            paging,
             scale=config.scale,
             window=config.window,
             soft_cap=config.soft_cap,
+            sinks_H=sinks_H,
         )
 
     def attend_latents(
         self, layer: int, q_THL: Tensor, latent_TL: Tensor, config: LatentConfig
     ) -> Tensor:
+        slots_T, paging = self._table(layer)
         (cache_PNL,) = self.caches[layer]
-        ops.latent_write(cache_PNL, latent_TL, self.slots_T)
+        ops.latent_write(cache_PNL, latent_TL, slots_T)
         return ops.paged_latent_attention(
-            q_THL, cache_PNL, self.paging, rank=config.kv_rank, scale=config.scale
+            q_THL, cache_PNL, paging, rank=config.kv_rank, scale=config.scale
         )
+
+    def _table(self, layer: int) -> tuple[Tensor, ops.Paging]:
+        table = self.tables[layer]
+        assert table is not None, f"layer {layer} keeps a state, not pages"
+        return self.slots[table], self.pagings[table]
 
 
 def pack(
-    chunks: Sequence[Chunk], page_tokens: int, caches: Sequence[LayerCache], device: str
+    chunks: Sequence[Chunk],
+    page_tokens: int,
+    caches: Sequence[LayerCache],
+    tables: Sequence[int | None],
+    device: str,
 ) -> tuple[Tensor, Paged]:
     """tokens_T int64 of all chunks side by side, and their context, on `device`."""
-    tokens = [t for c in chunks for t in c.tokens]
-    positions = [p for c in chunks for p in range(c.start, c.end)]
-    slots = [
-        c.pages[p // page_tokens] * page_tokens + p % page_tokens
-        for c in chunks
-        for p in range(c.start, c.end)
-    ]
-    used = [-(-c.end // page_tokens) for c in chunks]
-    paging = ops.Paging.of(
-        [c.pages[:n] for c, n in zip(chunks, used, strict=True)],
-        [len(c.tokens) for c in chunks],
-        [c.end for c in chunks],
-        device,
-    )
 
     def tensor(values: list[int]) -> Tensor:
         return torch.tensor(values, dtype=torch.int64, device=device)
 
-    return tensor(tokens), Paged(tensor(positions), tensor(slots), paging, caches)
+    slots = []
+    pagings = []
+    for table in range(len(chunks[0].tables)):
+        pages = [c.tables[table][: -(-c.end // page_tokens)] for c in chunks]
+        slots.append(
+            [
+                held[p // page_tokens] * page_tokens + p % page_tokens
+                for c, held in zip(chunks, pages, strict=True)
+                for p in range(c.start, c.end)
+            ]
+        )
+        # Pages that were let go are never read; any page's number will do for them.
+        shown = [[max(page, 0) for page in held] for held in pages]
+        queries, contexts = [len(c.tokens) for c in chunks], [c.end for c in chunks]
+        pagings.append(ops.Paging.of(shown, queries, contexts, device))
+    context = Paged(
+        positions_T=tensor([p for c in chunks for p in range(c.start, c.end)]),
+        slots=tuple(tensor(s) for s in slots),
+        pagings=tuple(pagings),
+        tables=tables,
+        caches=caches,
+        reads_R=tensor([c.reads for c in chunks]),
+        writes_R=tensor([c.writes for c in chunks]),
+    )
+    return tensor([t for c in chunks for t in c.tokens]), context

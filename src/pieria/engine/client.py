@@ -30,7 +30,7 @@ from pieria.engine.messages import (
 )
 
 CLOSE_SECONDS = 5.0
-"""How long an engine has to end by itself, and then its process before it is killed."""
+"""How long an engine has to end by itself, and then its process or thread."""
 
 
 class EngineDead(Exception):
@@ -44,11 +44,15 @@ class EngineClient:
     not finished.
     """
 
-    def __init__(self, link: AsyncLink, clock: Clock, ended: Callable[[], str | None]) -> None:
-        """ended: waits for the engine to end and says what went wrong, None if nothing did."""
+    def __init__(self, link: AsyncLink, clock: Clock, ended: Callable[[float], str | None]) -> None:
+        """ended: waits that many seconds for the engine to end, then cuts it off.
+
+        It says what went wrong, None if nothing did.
+        """
         self._link = link
         self._clock = clock
         self._ended = ended
+        self._patience_seconds = CLOSE_SECONDS
         self._queues: dict[str, asyncio.Queue[Output | EngineDead]] = {}
         self._ready: asyncio.Future[Ready] = asyncio.get_running_loop().create_future()
         self._last_progress = clock.now()
@@ -66,9 +70,9 @@ class EngineClient:
         process = subprocess.Popen(command, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL)
         theirs.close()
 
-        def ended() -> str | None:
+        def ended(patience_seconds: float) -> str | None:
             try:
-                code = process.wait(CLOSE_SECONDS)
+                code = process.wait(patience_seconds)
             except subprocess.TimeoutExpired:
                 process.kill()
                 code = process.wait()
@@ -89,8 +93,8 @@ class EngineClient:
         thread = threading.Thread(target=process.run, args=(theirs, make), daemon=True)
         thread.start()
 
-        def ended() -> str | None:
-            thread.join(CLOSE_SECONDS)
+        def ended(patience_seconds: float) -> str | None:
+            thread.join(patience_seconds)
             return None
 
         return await cls._start(ours, settings, clock, ended)
@@ -101,7 +105,7 @@ class EngineClient:
         sock: socket.socket,
         settings: dict[str, Any],
         clock: Clock,
-        ended: Callable[[], str | None],
+        ended: Callable[[float], str | None],
     ) -> "EngineClient":
         client = cls(await AsyncLink.open(sock, FromEngine), clock, ended)
         client._link.send(Start(settings))
@@ -158,8 +162,11 @@ class EngineClient:
 
     async def close(self) -> None:
         """End the engine and wait for it; one that is still loading, or stuck, is cut off."""
-        self._link.send(Shutdown())
-        await asyncio.wait([self._reading], timeout=CLOSE_SECONDS if self.ready else 0)
+        if self.ready:
+            self._link.send(Shutdown())
+            await asyncio.wait([self._reading], timeout=CLOSE_SECONDS)
+        else:
+            self._patience_seconds = 0.0
         self._link.close()
         await self._reading
 
@@ -172,7 +179,7 @@ class EngineClient:
         except msgspec.DecodeError as error:
             self._fail(f"the engine sent what is no message: {error}")
         self._link.close()
-        wrong = await asyncio.to_thread(self._ended)
+        wrong = await asyncio.to_thread(self._ended, self._patience_seconds)
         self._fail(wrong or "the engine was shut down")
 
     def _take(self, message: Any) -> None:

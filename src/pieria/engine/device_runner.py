@@ -26,10 +26,17 @@ class DeviceRunner:
     """
 
     def __init__(
-        self, model: Decoder, caches: Sequence[LayerCache], page_tokens: int, device: str
+        self,
+        model: Decoder,
+        caches: Sequence[LayerCache],
+        tables: Sequence[int | None],
+        page_tokens: int,
+        device: str,
     ) -> None:
+        """caches: of each layer. tables: of each layer, which page table; None: it keeps a state."""
         self.model = model
         self.caches = caches
+        self.tables = tables
         self.page_tokens = page_tokens
         self.device = device
         self.first = model.mesh.rank == 0
@@ -37,10 +44,12 @@ class DeviceRunner:
     @torch.inference_mode()
     def run(self, plan: StepPlan) -> StepResult:
         chunks = plan.chunks
-        tokens_T, context = pack(chunks, self.page_tokens, self.caches, self.device)
+        tokens_T, context = pack(
+            chunks, self.page_tokens, self.caches, self.tables, self.device
+        )
         hidden_TD = self.model(tokens_T, context)
         prompt_logprobs = self._prompt_logprobs(chunks, hidden_TD)
-        ends = context.paging.query_starts_R1[1:] - 1
+        ends = context.query_starts_R1[1:] - 1
         drawing = [i for i, c in enumerate(chunks) if c.draw is not None]
         tokens: dict[int, int] = {}
         reports: dict[int, Logprob | None] = {}

@@ -77,6 +77,18 @@ class Pages:
         assert self._holders[page] and not self._published[page]
         self._published[page] = True
 
+    def published(self, page: int) -> bool:
+        """Whether others may use its content, so that it must not change."""
+        return self._published[page]
+
+    def withdraw(self, page: int) -> None:
+        """Keep a published page's content no longer than its holders do."""
+        assert self._published[page]
+        self._published[page] = False
+        if page in self._cached:
+            del self._cached[page]
+            self._free.append(page)
+
     def check(self) -> None:
         """Free, held and cached partition all pages; AssertionError otherwise."""
         free, cached = set(self._free), set(self._cached)
@@ -87,3 +99,19 @@ class Pages:
         assert all(self._published[p] for p in cached)
         assert not any(self._published[p] for p in free)
         assert all(n >= 0 for n in self._holders)
+
+
+def most_pages(
+    windows: Sequence[int | None], page_tokens: int, tokens: int, step_tokens: int
+) -> int:
+    """Pages that a request of so many tokens may need at once, in tables with these windows.
+
+    step_tokens: most tokens of a step; what it computes is remembered before older pages are let
+    go.
+    """
+    most = 0
+    for window in windows:
+        seen = tokens if window is None else window + step_tokens
+        # A window, and a chunk, may begin and end within a page.
+        most += min(-(-tokens // page_tokens), -(-seen // page_tokens) + 2)
+    return most

@@ -3,7 +3,7 @@
 Knows configs, checkpoints and devices. Does not know plans.
 """
 
-from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +17,12 @@ from pieria.config import Decision
 from pieria.engine import resolve
 from pieria.engine.batch import LayerCache
 from pieria.engine.device_runner import DeviceRunner
+from pieria.engine.layout import Layout, layout
 from pieria.engine.process import Prepared
 from pieria.engine.runner_config import DTYPES, RunnerConfig
 from pieria.engine.scheduler import SchedulerConfig
 from pieria.hardware import cpu, devices
 from pieria.hardware.spec import Device
-from pieria.models.cache_spec import CacheSpec
 from pieria.models.checkpoint import Checkpoint, open_checkpoint
 from pieria.models.decoder import Decoder
 from pieria.models.loader import build, load
@@ -35,53 +35,84 @@ def place(settings: dict[str, Any], mesh: Mesh) -> Prepared:
     scheduler = msgspec.convert(settings["scheduler"], SchedulerConfig)
     device = devices.find(config.device)
     ops.use(*device.backends)
-    threads = _use_threads(config.threads, mesh.size)
+    threads = use_threads(config.threads, mesh.size)
     checkpoint = open_checkpoint(Path(config.model))
     dtype = resolve.dtype(config.dtype, stored_dtype(checkpoint), device.spec.native_dtypes)
     model = build(checkpoint, mesh, getattr(torch, dtype.value))
-    specs = model.cache_specs()
-    if any(spec.state for spec in specs):
-        raise ValueError(f"{config.model}: layers with per-request state are not served yet")
+    if not model.config.generates:
+        raise ValueError(
+            f"{config.model}: {model.config.family} models do not generate; use LLM.embed"
+        )
+    # Page tables are the same on every rank, so they follow from all layers, not from this stage's.
+    arranged = layout(build(checkpoint, replace(mesh, pp=1, rank=0), model.dtype).cache_specs())
+    stage = mesh.stage(len(arranged.specs))
     free = devices.free_memory(device)
-    # Ranks ask at different moments; the cache of each must have the same pages.
-    least = torch.tensor([int(free.value)], device=device.torch_device)
-    least = ops.all_gather(least, mesh.group("tp")).min()
-    weight_bytes = sum(p.numel() * p.element_size() for p in model.parameters())
-    pages, max_model_len, decisions = resolve.cache(
-        config,
+    need = resolve.Need(
+        weights=sum(p.numel() * p.element_size() for p in model.parameters()),
+        page=config.block_size * arranged.token_bytes(stage),
+        windows=arranged.windows,
+        state=arranged.state_bytes(stage),
         context=model.config.context,
-        token_bytes=sum(a.nbytes for spec in specs for a in spec.token),
-        weight_bytes=weight_bytes,
-        free_bytes=int(least) // mesh.size,
-        free_source=free.source,
-        max_num_seqs=scheduler.max_num_seqs,
     )
-    _load(checkpoint, model, device.torch_device)
-    caches = allocate(specs, pages, config.block_size, device)
+    sizes = resolve.cache(
+        config,
+        scheduler,
+        need,
+        free_bytes=int(free.value) // mesh.size,
+        free_source=free.source,
+    )
+    sizes = _agree(sizes, mesh, device)
+    load_weights(checkpoint, model, device.torch_device)
+    caches = allocate(arranged, stage, sizes.pages, sizes.states, config.block_size, device)
+    tables = arranged.tables
     return Prepared(
-        runner=DeviceRunner(model, caches, config.block_size, device.torch_device),
-        pages=pages,
+        runner=DeviceRunner(model, caches, tables, config.block_size, device.torch_device),
+        pages=sizes.pages,
         page_tokens=config.block_size,
-        max_model_len=max_model_len,
+        max_model_len=sizes.max_model_len,
         stop_ids=checkpoint.stop_ids,
-        decisions=tuple((d.name, d.value, d.reason) for d in (dtype, *decisions, threads)),
+        decisions=tuple((d.name, d.value, d.reason) for d in (dtype, *sizes.decisions, threads)),
+        windows=arranged.windows,
+        states=sizes.states,
     )
 
 
 def allocate(
-    specs: Sequence[CacheSpec], pages: int, page_tokens: int, device: Device
+    layout: Layout, stage: range, pages: int, states: int, page_tokens: int, device: Device
 ) -> list[LayerCache]:
-    """The cache's memory, zeros: no NaN can come from what was never written."""
-    return [
-        tuple(
-            devices.zeros(device, (pages, page_tokens, *array.shape), array.dtype)
-            for array in spec.token
-        )
-        for spec in specs
-    ]
+    """What each layer remembers, zeros: no NaN can come from what was never written.
+
+    Layers at the same place within a page share its arrays; no page is in two of their tables.
+    stage: the layers that are here; the others have no arrays.
+    """
+    slots: dict[int, LayerCache] = {}
+    caches: list[LayerCache] = []
+    for layer, (place, spec) in enumerate(zip(layout.places, layout.specs, strict=True)):
+        if layer not in stage:
+            caches.append(())
+        elif place is None:
+            caches.append(
+                tuple(devices.zeros(device, (states, *a.shape), a.dtype) for a in spec.state)
+            )
+        else:
+            if place.slot not in slots:
+                slots[place.slot] = tuple(
+                    devices.zeros(device, (pages, page_tokens, *a.shape), a.dtype)
+                    for a in spec.token
+                )
+            caches.append(slots[place.slot])
+    return caches
 
 
-def _use_threads(asked: int | None, ranks: int) -> Decision:
+def _agree(sizes: resolve.Sizes, mesh: Mesh, device: Device) -> resolve.Sizes:
+    """The least of what the ranks found: a page that one of them lacks is no page."""
+    found = (sizes.pages, sizes.states, sizes.max_model_len)
+    every = ops.all_gather(torch.tensor([found], device=device.torch_device), mesh.world, 0)
+    pages, states, max_model_len = every.amin(0).tolist()
+    return replace(sizes, pages=pages, states=states, max_model_len=max_model_len)
+
+
+def use_threads(asked: int | None, ranks: int) -> Decision:
     """Threads of this rank, now in use: as asked, else its share of what the processor allows."""
     if asked is not None:
         decision = Decision("threads", str(asked), "asked for")
@@ -99,12 +130,12 @@ def stored_dtype(checkpoint: Checkpoint) -> str | None:
     return stored if stored in DTYPES and stored != "auto" else None
 
 
-def _load(checkpoint: Checkpoint, model: Decoder, device: str) -> None:
+def load_weights(checkpoint: Checkpoint, model: Decoder, device: str) -> None:
     """Load with a progress bar, on the first rank."""
     total = sum(p.numel() * p.element_size() for p in model.parameters())
     columns = (TextColumn("loading"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
     console = Console(stderr=True)
-    silent = model.mesh.rank > 0
+    silent = model.mesh.rank > 0 or not console.is_terminal
     with Progress(*columns, console=console, disable=silent, transient=True) as progress:
         task = progress.add_task("load", total=total)
         load(checkpoint, model, device, lambda size: progress.advance(task, size))

@@ -1,6 +1,6 @@
 """One step of the engine as data: what the scheduler asks of a runner, and what it gets back.
 
-A plan is complete: a runner keeps nothing about requests between steps but the pages themselves.
+A plan is complete: a runner keeps nothing about requests between steps but pages and states.
 Plans and results hold only numbers, strings and tuples, so that they can be sent to other ranks,
 and that the garbage collector need not visit them: a step makes hundreds. Torch-free.
 """
@@ -39,7 +39,9 @@ class Draw(msgspec.Struct, frozen=True, gc=False):
 class Chunk(msgspec.Struct, frozen=True, gc=False):
     """Tokens [start, start + len(tokens)) of one request, to be computed in this step.
 
-    pages: where the request's keys and values lie, enough for every token up to the chunk's end.
+    tables: the request's pages in each page table, enough for every token up to the chunk's end;
+    those that no token of the chunk sees may be -1. reads, writes: the state to go on from (-1: the
+    beginning) and the one to leave, where the model keeps one per request; else -1.
     draw: present when the chunk reaches the end of what is known, so that the next token is wanted.
     targets, prompt_logprobs: the prompt tokens that follow each of `tokens`, where their
     log-probabilities are wanted, with this many alternatives; both empty when none are asked.
@@ -48,7 +50,9 @@ class Chunk(msgspec.Struct, frozen=True, gc=False):
     request: str
     start: int
     tokens: tuple[int, ...]
-    pages: tuple[int, ...]
+    tables: tuple[tuple[int, ...], ...]
+    reads: int = -1
+    writes: int = -1
     draw: Draw | None = None
     targets: tuple[int, ...] = ()
     prompt_logprobs: int | None = None

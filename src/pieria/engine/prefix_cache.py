@@ -1,114 +1,244 @@
-"""Which pages already hold the keys and values of a beginning of text. Torch-free.
+"""Which pages already hold what is remembered of a beginning of text. Torch-free.
 
-A radix tree whose edges are one page of tokens long: the path to a node spells the tokens whose
-keys and values the node's page ends with. The first edge spells (salt, adapter) too, so that
-requests share pages only within one tenant and one set of weights. Tokens are compared, not hashes
-of them: there are no collisions.
+A radix tree whose edges are one page of tokens long: the path to a node spells the tokens that the
+node's pages end with. A node has a page in each page table of a request (layers with different
+windows have tables of their own), and a state if the model keeps one per request. The first edge of
+a path also has (salt, adapter), so that requests share only within one tenant and one set of
+weights. Tokens are compared, not hashes of them: there are no collisions.
 
-Knows tokens and pages. Does not know requests, nor what a page's content is.
+A beginning is usable if everything that the next token looks at is there: every page where layers
+look at all tokens, the last ones where they look through a window, and the state at its end.
+
+Knows tokens, pages and states. Does not know requests, nor what a page's content is.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 
 from pieria.engine.pages import Pages
 
 Key = tuple[str, str]
 """(salt, adapter id)."""
 
-Edge = tuple[object, ...]
-"""A page of tokens; the first of a text is preceded by its key."""
+Edge = tuple[str | int, ...]
+"""A page of tokens, after (salt, adapter id) if it is the first."""
+
+ABSENT = -1
+"""In place of a page or state that is not there."""
+
+
+@dataclass
+class Table:
+    """A request's pages in one page table, in the order of its tokens.
+
+    Those before `first` were let go, because no later token sees them.
+    """
+
+    pages: list[int] = field(default_factory=list)
+    first: int = 0
+
+
+@dataclass(frozen=True)
+class Found:
+    """What `match` found, held by the caller. pages: how many, in tokens' order."""
+
+    pages: int
+    tables: list[Table]
+    state: int
 
 
 class _Node:
-    """A published page. siblings: the children of the node before, this one among them."""
+    __slots__ = ("children", "edge", "pages", "parent", "state")
 
-    __slots__ = ("children", "edge", "page", "siblings")
-
-    def __init__(self, siblings: "dict[Edge, _Node]", edge: Edge, page: int) -> None:
-        self.siblings = siblings
+    def __init__(self, parent: "_Node | None", edge: Edge, tables: int) -> None:
+        self.parent = parent
         self.edge = edge
-        self.page = page
+        self.pages = [ABSENT] * tables
+        self.state = ABSENT
         self.children: dict[Edge, _Node] = {}
 
 
 class PrefixCache:
-    """Pages of `page_tokens` tokens and the tree of those that are published.
+    """Pages of `page_tokens` tokens, states, and the tree of those that are published.
 
-    A caller holds the pages that `match` and `pages.take` gave it until it gives them to
-    `pages.release`. With `enabled` False nothing is ever published, so nothing is ever found.
+    windows: of each page table, how many tokens back its layers look; None: all. states: how many
+    states there are; 0 for a model without. A caller holds what `match`, `pages.take` and
+    `states.take` gave it until it gives it back. With `enabled` False nothing is ever published,
+    so nothing is ever found.
     """
 
-    def __init__(self, pages: int, page_tokens: int, enabled: bool = True) -> None:
+    def __init__(
+        self,
+        pages: int,
+        page_tokens: int,
+        enabled: bool = True,
+        windows: tuple[int | None, ...] = (None,),
+        states: int = 0,
+    ) -> None:
         self.page_tokens = page_tokens
         self.enabled = enabled
-        self.pages = Pages(pages, self._forget)
-        self._first: dict[Edge, _Node] = {}
-        self._nodes: dict[int, _Node] = {}
+        self.windows = windows
+        self.pages = Pages(pages, self._forget_page)
+        self.states = Pages(states, self._forget_state)
+        self._root = _Node(None, (), 0)
+        self._of_page: dict[int, tuple[_Node, int]] = {}
+        self._of_state: dict[int, _Node] = {}
 
-    def match(self, key: Key, tokens: Sequence[int]) -> list[int]:
-        """The pages of the longest published beginning of `tokens`, now held by the caller.
+    def match(self, key: Key, tokens: Sequence[int]) -> Found:
+        """The longest usable published beginning of `tokens`, now held by the caller.
 
         At least one token is left to compute: its logits are wanted.
         """
-        found = self._walk(key, tokens)
-        for page in found:
-            self.pages.hold(page)
-        return found
+        path = self._usable(key, tokens)
+        tables = []
+        for number, window in enumerate(self.windows):
+            first = self.first_visible(window, len(path))
+            held = [node.pages[number] for node in path[first:]]
+            for page in held:
+                self.pages.hold(page)
+            tables.append(Table([ABSENT] * first + held, first))
+        state = path[-1].state if path and self.states.count else ABSENT
+        if state != ABSENT:
+            self.states.hold(state)
+        return Found(len(path), tables, state)
 
     def matched_tokens(self, key: Key, tokens: Sequence[int]) -> int:
         """How many tokens `match` would find, holding nothing."""
-        return len(self._walk(key, tokens)) * self.page_tokens
+        return len(self._usable(key, tokens)) * self.page_tokens
 
     def publish(
-        self, key: Key, tokens: Sequence[int], table: list[int], first: int, last: int
-    ) -> None:
-        """Offer pages [first, last) of a request's `table`, full and computed; those before were.
+        self,
+        key: Key,
+        tokens: Sequence[int],
+        tables: Sequence[Table],
+        first: int,
+        last: int,
+        state: int = ABSENT,
+    ) -> int:
+        """Offer pages [first, last) of a request's tables, full and computed; those before were.
 
-        Where another request has published the same tokens already, its page replaces ours in
-        `table` and ours is let go: one beginning has one page.
+        state: what the request remembers after page `last`, if it keeps a state. Where another
+        request has published the same tokens already, its pages replace ours in the tables and ours
+        are let go: one beginning has one page in each table. Returns the state to go on from.
         """
         if not self.enabled or first >= last:
-            return
-        children = self._nodes[table[first - 1]].children if first else self._first
+            return state
+        node = self._root if first == 0 else self._node_of(tables, first - 1)
         for i in range(first, last):
             edge = self._edge(key, tokens, i)
-            node = children.get(edge)
-            if node is None:
-                node = children[edge] = self._nodes[table[i]] = _Node(children, edge, table[i])
-                self.pages.publish(table[i])
-            else:
-                self.pages.hold(node.page)
-                self.pages.release([table[i]])
-                table[i] = node.page
-            children = node.children
+            child = node.children.get(edge)
+            if child is None:
+                child = node.children[edge] = _Node(node, edge, len(self.windows))
+            for number, table in enumerate(tables):
+                self._publish_page(child, number, table, i)
+            node = child
+        return self._publish_state(node, state)
+
+    def release(self, tables: Sequence[Table]) -> None:
+        """Give back all pages of a request."""
+        depth = max((len(t.pages) for t in tables), default=0)
+        self.pages.release(
+            [t.pages[i] for i in range(depth) for t in tables if t.first <= i < len(t.pages)]
+        )
+
+    def slide(self, tables: Sequence[Table], computed: int) -> None:
+        """Let go of the pages that no token from number `computed` on sees."""
+        for table, window in zip(tables, self.windows, strict=True):
+            first = min(self.first_visible(window, computed // self.page_tokens), len(table.pages))
+            if first > table.first:
+                self.pages.release(table.pages[table.first : first])
+                table.pages[table.first : first] = [ABSENT] * (first - table.first)
+                table.first = first
+
+    def first_visible(self, window: int | None, pages: int) -> int:
+        """The first page that the token after `pages` full ones sees.
+
+        The last full page counts as seen through the narrowest window too: the tree goes on there.
+        """
+        if window is None:
+            return 0
+        return max(0, (pages * self.page_tokens - max(window, 2) + 1) // self.page_tokens)
 
     def check(self) -> None:
-        """The tree and the pages agree; AssertionError otherwise."""
+        """The tree, the pages and the states agree; AssertionError otherwise."""
         self.pages.check()
-        seen = []
-        stack = [self._first]
+        self.states.check()
+        pages: list[int] = []
+        states: list[int] = []
+        stack = [self._root]
         while stack:
-            children = stack.pop()
-            for edge, node in children.items():
-                assert node.siblings is children and node.edge == edge
-                key_length = 2 if children is self._first else 0
+            node = stack.pop()
+            for edge, child in node.children.items():
+                assert child.parent is node and child.edge == edge
+                key_length = 2 if node is self._root else 0
                 assert len(edge) == key_length + self.page_tokens, "a published page is full"
-                assert self._nodes[node.page] is node
-                seen.append(node.page)
-                stack.append(node.children)
-        assert sorted(seen) == sorted(self._nodes)
-        assert len(seen) == sum(self.pages._published)
+                kept = [p for p in child.pages if p != ABSENT]
+                assert all(self._of_page[p][0] is child for p in kept)
+                assert kept or child.state != ABSENT or child.children, "a node with nothing"
+                for page, window in zip(child.pages, self.windows, strict=True):
+                    assert window is not None or page != ABSENT, "all pages of a beginning"
+                pages += kept
+                if child.state != ABSENT:
+                    assert self._of_state[child.state] is child
+                    states.append(child.state)
+                stack.append(child)
+        assert sorted(pages) == sorted(self._of_page)
+        assert len(pages) == sum(self.pages._published)
+        assert sorted(states) == sorted(self._of_state)
+        assert len(states) == sum(self.states._published)
 
-    def _walk(self, key: Key, tokens: Sequence[int]) -> list[int]:
-        found: list[int] = []
-        children = self._first
+    def _usable(self, key: Key, tokens: Sequence[int]) -> list[_Node]:
+        """The path to the deepest node at which a request can go on."""
+        path: list[_Node] = []
+        present = [0] * len(self.windows)
+        usable = 0
+        node = self._root
         for i in range((len(tokens) - 1) // self.page_tokens):
-            node = children.get(self._edge(key, tokens, i))
-            if node is None:
+            child = node.children.get(self._edge(key, tokens, i))
+            if child is None:
                 break
-            found.append(node.page)
-            children = node.children
-        return found
+            path.append(child)
+            node = child
+            present = [
+                0 if page == ABSENT else run + 1
+                for page, run in zip(child.pages, present, strict=True)
+            ]
+            seen = all(
+                run >= i + 1 - self.first_visible(window, i + 1)
+                for run, window in zip(present, self.windows, strict=True)
+            )
+            if seen and (not self.states.count or child.state != ABSENT):
+                usable = i + 1
+        return path[:usable]
+
+    def _node_of(self, tables: Sequence[Table], i: int) -> _Node:
+        """The node that a request's pages number i belong to."""
+        return next(self._of_page[t.pages[i]][0] for t in tables if t.first <= i)
+
+    def _publish_page(self, node: _Node, number: int, table: Table, i: int) -> None:
+        ours, theirs = table.pages[i], node.pages[number]
+        if ours in (ABSENT, theirs):
+            return
+        if theirs == ABSENT:
+            node.pages[number] = ours
+            self._of_page[ours] = node, number
+            self.pages.publish(ours)
+        else:
+            self.pages.hold(theirs)
+            self.pages.release([ours])
+            table.pages[i] = theirs
+
+    def _publish_state(self, node: _Node, state: int) -> int:
+        if state in (ABSENT, node.state):
+            return state
+        if node.state == ABSENT:
+            node.state = state
+            self._of_state[state] = node
+            self.states.publish(state)
+            return state
+        self.states.hold(node.state)
+        self.states.release([state])
+        return node.state
 
     def _edge(self, key: Key, tokens: Sequence[int], page: int) -> Edge:
         n = self.page_tokens
@@ -116,7 +246,34 @@ class PrefixCache:
         assert len(block) == n, "only full pages are published"
         return block if page else (*key, *block)
 
-    def _forget(self, page: int) -> None:
-        node = self._nodes.pop(page)
-        assert not node.children, "a page is evicted before the pages that continue it"
-        del node.siblings[node.edge]
+    def _forget_page(self, page: int) -> None:
+        node, number = self._of_page.pop(page)
+        node.pages[number] = ABSENT
+        if self.windows[number] is None:
+            # Nothing can be found through this node any more, so what else it has is of no use.
+            for other in self._kept(node):
+                del self._of_page[other]
+                self.pages.withdraw(other)
+            node.pages = [ABSENT] * len(self.windows)
+            if node.state != ABSENT:
+                self.states.withdraw(node.state)
+                del self._of_state[node.state]
+                node.state = ABSENT
+            assert not node.children, "a page is evicted before the pages that continue it"
+        self._prune(node)
+
+    def _forget_state(self, state: int) -> None:
+        node = self._of_state.pop(state)
+        node.state = ABSENT
+        self._prune(node)
+
+    def _kept(self, node: _Node) -> Iterable[int]:
+        return [p for p in node.pages if p != ABSENT]
+
+    def _prune(self, node: _Node) -> None:
+        """Take out nodes that lead to nothing."""
+        while node.parent is not None and not (
+            node.children or node.state != ABSENT or self._kept(node)
+        ):
+            del node.parent.children[node.edge]
+            node = node.parent

@@ -45,8 +45,8 @@ log = logging.getLogger("pieria.engine.process")
 class Prepared:
     """What a runner factory made: the runner, and what the scheduler must know of it.
 
-    pages of page_tokens tokens; max_model_len tokens a request; stop_ids end a text;
-    decisions: (what, value, reason).
+    pages of page_tokens tokens, shared by page tables of these windows, and states of requests;
+    max_model_len tokens a request; stop_ids end a text; decisions: (what, value, reason).
     """
 
     runner: Runner
@@ -55,6 +55,8 @@ class Prepared:
     max_model_len: int
     stop_ids: frozenset[int]
     decisions: tuple[tuple[str, str, str], ...] = ()
+    windows: tuple[int | None, ...] = (None,)
+    states: int = 0
 
 
 Factory = Callable[[dict[str, Any]], Prepared]
@@ -75,7 +77,13 @@ def run(sock: socket.socket, factory: Factory) -> None:
         config = msgspec.convert(start.settings["scheduler"], SchedulerConfig)
         prepared = factory(start.settings)
         try:
-            cache = PrefixCache(prepared.pages, prepared.page_tokens, config.enable_prefix_caching)
+            cache = PrefixCache(
+                prepared.pages,
+                prepared.page_tokens,
+                config.enable_prefix_caching,
+                prepared.windows,
+                prepared.states,
+            )
             scheduler = Scheduler(config, cache, prepared.stop_ids, prepared.max_model_len)
             engine = Engine(scheduler, prepared.runner)
             link.send(Ready(prepared.max_model_len, engine.stats, prepared.decisions))

@@ -1,4 +1,4 @@
-"""Tensor parallel ranks as processes of one machine: the first plans, all compute.
+"""The ranks of a mesh as processes of one machine: the first plans, all compute.
 
 The first rank sends each plan to the others over socket pairs; what the model exchanges goes
 through torch.distributed. Run as `python -m pieria.engine.ranks FD`. A rank that dies ends the
@@ -20,6 +20,7 @@ from typing import Any
 import msgspec
 import torch
 import torch.distributed as dist
+from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
 from pieria.engine.engine import RunnerLost
 from pieria.engine.link import BlockingLink, Closed
@@ -73,7 +74,7 @@ class RankedRunner:
         except Exception as error:
             codes = {i + 1: code for i, p in enumerate(self.processes) if (code := p.poll())}
             dead = ", ".join(f"rank {rank} exited with code {code}" for rank, code in codes.items())
-            raise RunnerLost(f"a tensor parallel step failed: {dead or error}") from error
+            raise RunnerLost(f"a step of several ranks failed: {dead or error}") from error
 
     def close(self) -> None:
         """End the other ranks."""
@@ -91,20 +92,30 @@ class RankedRunner:
 
 
 def prepare(settings: dict[str, Any]) -> Prepared:
-    """The runner factory of the engine process: one rank, or as many as `tensor_parallel_size`
-    says.
+    """The runner factory of the engine process: one rank, or as many as the parallel sizes make.
 
     settings: `runner` and `scheduler`, the two Configs. ValueError for what cannot be done.
     """
-    size = msgspec.convert(settings["runner"], RunnerConfig).tensor_parallel_size
-    return place(settings, Mesh()) if size == 1 else _start(settings, size)
+    mesh = _mesh(settings, 0)
+    return place(settings, mesh) if mesh.size == 1 else _start(settings, mesh)
 
 
-def _start(settings: dict[str, Any], size: int) -> Prepared:
+def _mesh(settings: dict[str, Any], rank: int) -> Mesh:
+    config = msgspec.convert(settings["runner"], RunnerConfig)
+    return Mesh(
+        pp=config.pipeline_parallel_size,
+        ep=config.expert_parallel_size,
+        tp=config.tensor_parallel_size,
+        rank=rank,
+    )
+
+
+def _start(settings: dict[str, Any], mesh: Mesh) -> Prepared:
     # A cut that does not divide is refused before there are any processes.
     model = msgspec.convert(settings["runner"], RunnerConfig).model
-    build(open_checkpoint(Path(model)), Mesh(tp=size), torch.float32)
-    store = dist.TCPStore("127.0.0.1", 0, size, True, START_TIMEOUT, wait_for_workers=False)
+    build(open_checkpoint(Path(model)), mesh, torch.float32)
+    size = mesh.size
+    store = TCPStore("127.0.0.1", 0, size, True, START_TIMEOUT, wait_for_workers=False)
     links, processes = [], []
     for rank in range(1, size):
         ours, theirs = socket.socketpair()
@@ -116,8 +127,7 @@ def _start(settings: dict[str, Any], size: int) -> Prepared:
         links.append(BlockingLink(ours, Run))
         links[-1].send(Join(settings, rank, size, store.port))
     try:
-        mesh = _connect(settings, store, 0, size)
-        prepared = place(settings, mesh)
+        prepared = place(settings, _connect(settings, store, 0))
     except Exception:
         for process in processes:
             process.kill()
@@ -128,23 +138,23 @@ def _start(settings: dict[str, Any], size: int) -> Prepared:
     return replace(prepared, runner=RankedRunner(prepared.runner, links, processes))
 
 
-def _connect(settings: dict[str, Any], store: dist.TCPStore, rank: int, size: int) -> Mesh:
+def _connect(settings: dict[str, Any], store: TCPStore, rank: int) -> Mesh:
     device = devices.find(msgspec.convert(settings["runner"], RunnerConfig).device)
+    mesh = _mesh(settings, rank)
     # gloo would pick the interface of the host's name, which other machines can reach.
     os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
     dist.init_process_group(
-        device.distributed, store=store, rank=rank, world_size=size, timeout=STEP_TIMEOUT
+        device.distributed, store=store, rank=rank, world_size=mesh.size, timeout=STEP_TIMEOUT
     )
-    return Mesh(tp=size, rank=rank).connect()
+    return mesh.connect()
 
 
 def main(arguments: list[str]) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     link = BlockingLink(socket.socket(fileno=int(arguments[0])), Join | Run)
     join = link.receive()
-    store = dist.TCPStore("127.0.0.1", join.port, join.size, False, START_TIMEOUT)
-    mesh = _connect(join.settings, store, join.rank, join.size)
-    runner = place(join.settings, mesh).runner
+    store = TCPStore("127.0.0.1", join.port, join.size, False, START_TIMEOUT)
+    runner = place(join.settings, _connect(join.settings, store, join.rank)).runner
     with contextlib.suppress(Closed):
         while True:
             runner.run(link.receive().plan)

@@ -2,6 +2,7 @@
 
 from pieria.engine.messages import Add
 from pieria.engine.plan import Draw
+from pieria.engine.prefix_cache import Table
 
 
 class Request:
@@ -11,10 +12,11 @@ class Request:
     and a resumption after preemption differ in nothing else.
 
         tokens  [0 ............. prompt_length ............. len)
-                [0 .... computed)   its keys and values lie in `table`
+                [0 .... computed)   what is remembered of it lies in `tables`, and in `states`
 
-    The full pages of [0, computed) were offered to the prefix cache. `table` is empty while the
-    request waits, and only then.
+    The full pages of [0, computed) were offered to the prefix cache. `tables` is empty while the
+    request waits, and only then. The last of `states` is what computing goes on from, if the model
+    keeps a state per request and something was computed.
     """
 
     def __init__(self, add: Add, arrival: int) -> None:
@@ -23,7 +25,8 @@ class Request:
         self.tokens = list(add.tokens)
         self.prompt_length = len(add.tokens)
         self.computed = 0
-        self.table: list[int] = []
+        self.tables: list[Table] = []
+        self.states: list[int] = []
         self.cached_tokens = 0
         self.prompt_logprobs_sent = 0
         self.announced = False

@@ -3,13 +3,20 @@
 Knows numbers. Does not look at machines or files itself.
 """
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
 
 from pieria.config import Decision, format_size
+from pieria.engine.pages import most_pages
 from pieria.engine.runner_config import RunnerConfig
+from pieria.engine.scheduler import SchedulerConfig
 
 ACTIVATION_BYTES = 256 << 20
 """Kept free for one step's intermediates."""
+
+
+STATES_PER_REQUEST = 4
+"""States worth having for each request that may run: two for its steps, the others for prefixes."""
 
 
 def dtype(asked: str, stored: str | None, native: Collection[str]) -> Decision:
@@ -30,69 +37,113 @@ def dtype(asked: str, stored: str | None, native: Collection[str]) -> Decision:
     return Decision("dtype", "float32", "the files do not say")
 
 
+@dataclass(frozen=True)
+class Need:
+    """What a model takes of one rank's memory, in bytes, and how far back its page tables look.
+
+    page: one page of one page table. state: one request's state, 0 if it has none. context: tokens
+    that the model allows.
+    """
+
+    weights: int
+    page: int
+    windows: tuple[int | None, ...]
+    state: int
+    context: int
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How large the cache is: pages, states of requests, and the longest request in tokens."""
+
+    pages: int
+    states: int
+    max_model_len: int
+    decisions: tuple[Decision, ...]
+
+
 def cache(
     config: RunnerConfig,
+    scheduler: SchedulerConfig,
+    need: Need,
     *,
-    context: int,
-    token_bytes: int,
-    weight_bytes: int,
     free_bytes: int,
     free_source: str,
-    max_num_seqs: int,
-) -> tuple[int, int, tuple[Decision, ...]]:
-    """Pages, max_model_len, and why.
+) -> Sizes:
+    """How to use the memory that is free before the weights are loaded, and why.
 
-    context: tokens that the model allows. token_bytes: what a token takes in all layers on one
-    rank. free_bytes: what may be used before the weights are loaded. ValueError, saying what would
-    work, if it does not fit.
+    ValueError, saying what would work, if it does not fit.
     """
-    page_bytes = config.block_size * token_bytes
-    if config.max_model_len is not None and config.max_model_len > context:
+    if config.max_model_len is not None and config.max_model_len > need.context:
         raise ValueError(
-            f"max_model_len={config.max_model_len} is more than the {context} tokens that the model"
-            " allows"
+            f"max_model_len={config.max_model_len} is more than the {need.context} tokens that the"
+            " model allows"
         )
-    longest = config.max_model_len or context
-    room = free_bytes - weight_bytes - ACTIVATION_BYTES
+
+    def bytes_for(tokens: int) -> int:
+        """For one request."""
+        step = scheduler.max_num_batched_tokens
+        return need.page * most_pages(need.windows, config.block_size, tokens, step)
+
+    longest = config.max_model_len or need.context
+    seqs = scheduler.max_num_seqs
+    room = free_bytes - need.weights - ACTIVATION_BYTES
     beside = (
-        f"beside {format_size(weight_bytes)} of weights and {format_size(ACTIVATION_BYTES)} for"
+        f"beside {format_size(need.weights)} of weights and {format_size(ACTIVATION_BYTES)} for"
         f" intermediates; {free_source} allows {format_size(free_bytes)}"
     )
-    if room < page_bytes:
+    least = bytes_for(1) + 2 * need.state
+    if room < least:
         raise ValueError(
             f"no page of the cache fits {beside}; a narrower --dtype or more --tensor-parallel-size"
             " needs less"
         )
+    useful = seqs * (bytes_for(longest) + STATES_PER_REQUEST * need.state)
     if config.kv_cache_memory_bytes is not None:
         size, why = config.kv_cache_memory_bytes, "asked for"
     else:
         size = int(room * config.memory_fraction)
         why = (
             f"{config.memory_fraction:g} of the {format_size(room)} that {free_source}"
-            f" leaves beside {format_size(weight_bytes)} of weights"
+            f" leaves beside {format_size(need.weights)} of weights"
         )
-        useful = max_num_seqs * -(-longest // config.block_size) * page_bytes
         if useful < size:
-            size, why = useful, f"{max_num_seqs} requests of {longest} tokens need no more"
-    pages = size // page_bytes
-    tokens = pages * config.block_size
+            size, why = useful, f"{seqs} requests of {longest} tokens need no more"
     if size > room:
         raise ValueError(
             f"a cache of {format_size(size)} does not fit {beside}; give"
             f" --kv-cache-memory-bytes {room} or less"
         )
-    least = config.max_model_len or 1
-    if tokens < least:
-        needed = -(-least // config.block_size) * page_bytes
-        shorter = ", or a smaller --max-model-len" if least > 1 else ""
+    # A step may read one state of a request and write another; the rest are for prefix hits.
+    states = 0
+    if need.state:
+        states = max(2, min(STATES_PER_REQUEST * seqs, size // 2 // need.state))
+    pages = max(0, size - states * need.state) // need.page
+    tokens = _longest(lambda n: bytes_for(n) <= pages * need.page, longest)
+    wanted = config.max_model_len or 1
+    if tokens < wanted:
+        needed = bytes_for(wanted) + max(states, 2) * need.state
+        shorter = ", or a smaller --max-model-len" if wanted > 1 else ""
         raise ValueError(
-            f"a cache of {format_size(size)} holds {tokens} tokens, and {least} must fit;"
-            f" give --kv-cache-memory-bytes {needed} or more{shorter}"
+            f"a cache of {format_size(size)} holds {tokens} tokens of a request, and {wanted} must"
+            f" fit; give --kv-cache-memory-bytes {needed} or more{shorter}"
         )
-    length = Decision("max_model_len", str(longest), "asked for")
+    length = Decision("max_model_len", str(tokens), "asked for")
     if config.max_model_len is None:
-        reason = "what the model allows" if tokens >= context else "what the cache can hold"
-        longest = min(context, tokens)
-        length = Decision("max_model_len", str(longest), reason)
-    shown = f"{format_size(pages * page_bytes)}, {pages} pages of {config.block_size} tokens"
-    return pages, longest, (Decision("kv cache", shown, why), length)
+        reason = "what the model allows" if tokens == need.context else "what the cache can hold"
+        length = Decision("max_model_len", str(tokens), reason)
+    shown = f"{format_size(pages * need.page)}, {pages} pages of {config.block_size} tokens"
+    if len(need.windows) > 1:
+        shown += f" for {len(need.windows)} page tables"
+    if states:
+        shown += f", {states} states of {format_size(need.state)}"
+    return Sizes(pages, states, tokens, (Decision("kv cache", shown, why), length))
+
+
+def _longest(fits: Callable[[int], bool], most: int) -> int:
+    """The largest number up to `most` that fits; what is smaller than one that fits, fits."""
+    low, high = 0, most
+    while low < high:
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if fits(middle) else (low, middle - 1)
+    return low

@@ -25,6 +25,12 @@ class RunnerConfig:
     tensor_parallel_size: int = option(
         1, aliases=("--tp",), help="over how many processes each weight is cut"
     )
+    pipeline_parallel_size: int = option(
+        1, aliases=("--pp",), help="over how many processes the layers are divided"
+    )
+    expert_parallel_size: int = option(
+        1, aliases=("--ep",), help="over how many processes the experts are divided"
+    )
     kv_cache_memory_bytes: int | None = option(
         None,
         parse=size,
@@ -46,6 +52,8 @@ class RunnerConfig:
             raise ValueError("no model is given: a short name, hub id, folder or GGUF file")
         for name, low, high in (
             ("tensor_parallel_size", 1, 1024),
+            ("pipeline_parallel_size", 1, 1024),
+            ("expert_parallel_size", 1, 1024),
             ("block_size", 1, 1024),
             ("max_model_len", 1, 2**31 - 1),
             ("kv_cache_memory_bytes", 1, 2**63 - 1),

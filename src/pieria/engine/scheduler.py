@@ -14,9 +14,10 @@ from dataclasses import dataclass
 
 from pieria.config import option
 from pieria.engine.messages import Add, Output, Stats
+from pieria.engine.pages import most_pages
 from pieria.engine.plan import Chunk, ChunkResult, StepPlan, StepResult
 from pieria.engine.policies import POLICIES, Rank, fcfs, longest_prefix
-from pieria.engine.prefix_cache import PrefixCache
+from pieria.engine.prefix_cache import ABSENT, PrefixCache, Table
 from pieria.engine.request import Request
 
 RANKED_WAITERS = 256
@@ -103,9 +104,9 @@ class Scheduler:
                 f"{len(add.tokens)} prompt tokens and max_tokens={add.max_tokens} make {tokens};"
                 f" the model's limit is {self.max_model_len}"
             )
-        if self._pages_for(tokens) > self.cache.pages.count:
+        if self._most_pages(tokens) > self.cache.pages.count:
             raise ValueError(
-                f"{tokens} tokens need {self._pages_for(tokens)} pages; the cache has"
+                f"{tokens} tokens need {self._most_pages(tokens)} pages; the cache has"
                 f" {self.cache.pages.count} of {self.cache.page_tokens} tokens"
             )
         request = Request(add, self._arrivals)
@@ -128,7 +129,7 @@ class Scheduler:
         for position, request in enumerate(self._running):  # preemption shortens it from the end
             # Each request after this one gets at least a token, so a long prompt stalls nobody.
             later = len(self._running) - position - 1
-            count = min(request.pending, budget - later)
+            count = self._aligned(request, min(request.pending, budget - later))
             if self._make_room(request, count):
                 chunks.append(self._chunk(request, count))
                 budget -= count
@@ -146,7 +147,7 @@ class Scheduler:
         for chunk, outcome in zip(plan.chunks, result.chunks, strict=True):
             request = self._requests.get(chunk.request)
             # Aborted, and perhaps another waits under the same id by now.
-            if request is not None and request.table:
+            if request is not None and request.tables:
                 outputs.append(self._commit(request, chunk, outcome))
         return outputs
 
@@ -177,14 +178,21 @@ class Scheduler:
             ranks = [self._rank(r) for r in requests]
             assert ranks == sorted(ranks)
         holders = [0] * self.cache.pages.count
+        state_holders = [0] * self.cache.states.count
         for request in self._requests.values():
             assert 0 <= request.computed < len(request.tokens)
-            assert self._pages_for(request.computed) <= len(request.table)
-            for page in request.table:
-                holders[page] += 1
+            for table in request.tables:
+                assert self._pages_for(request.computed) <= len(table.pages)
+                assert all((p == ABSENT) == (i < table.first) for i, p in enumerate(table.pages))
+                for page in table.pages[table.first :]:
+                    holders[page] += 1
+            for state in request.states:
+                state_holders[state] += 1
+            assert len(request.states) == (self.cache.states.count > 0 and request.computed > 0)
         assert holders == self.cache.pages._holders
-        assert all(request.table for request in self._running)
-        assert not any(request.table or request.computed for request in self._waiting)
+        assert state_holders == self.cache.states._holders
+        assert all(request.tables for request in self._running)
+        assert not any(request.tables or request.computed for request in self._waiting)
 
     def _has_room(self, budget: int) -> bool:
         """Whether one more request may find a seat, a token and a page.
@@ -204,10 +212,8 @@ class Scheduler:
                 break
             if self._follows_a_prompt(request):
                 continue
-            if not request.wants_prompt_logprobs:
-                request.table = self.cache.match(request.key, request.tokens)
-                request.computed = len(request.table) * self.cache.page_tokens
-            count = min(request.pending, budget)
+            self._begin(request)
+            count = self._aligned(request, min(request.pending, budget))
             if not self._reserve(request, count, spare=len(self._running)):
                 self._give_back(request)
                 break
@@ -239,7 +245,9 @@ class Scheduler:
             request=request.id,
             start=start,
             tokens=tuple(request.tokens[start:end]),
-            pages=tuple(request.table),
+            tables=tuple(tuple(table.pages) for table in request.tables),
+            reads=request.states[0] if request.computed and request.states else ABSENT,
+            writes=request.states[-1] if request.states else ABSENT,
             draw=request.draw(self.stop_ids) if last else None,
             targets=targets,
             prompt_logprobs=request.add.params.prompt_logprobs if targets else None,
@@ -253,10 +261,7 @@ class Scheduler:
         assert len(outcome.prompt_logprobs) == len(chunk.targets)
         self._prompt_tokens += max(0, min(chunk.end, request.prompt_length) - chunk.start)
         request.computed = chunk.end
-        n = self.cache.page_tokens
-        self.cache.publish(
-            request.key, request.tokens, request.table, chunk.start // n, chunk.end // n
-        )
+        self._publish(request, chunk)
         # After a preemption the prompt is computed again; what was sent is not sent twice.
         known = max(0, request.prompt_logprobs_sent - chunk.start)
         prompt_logprobs = outcome.prompt_logprobs[known:]
@@ -282,13 +287,57 @@ class Scheduler:
             stop_reason=stop_token,
         )
 
+    def _begin(self, request: Request) -> None:
+        """Give a waiting request its tables, with what is found in the prefix cache."""
+        if request.wants_prompt_logprobs:
+            request.tables = [Table() for _ in self.cache.windows]
+            return
+        found = self.cache.match(request.key, request.tokens)
+        request.tables = found.tables
+        request.states = [] if found.state == ABSENT else [found.state]
+        request.computed = found.pages * self.cache.page_tokens
+
+    def _aligned(self, request: Request, count: int) -> int:
+        """At most `count` tokens: a chunk that crosses a page's end ends at one, if states are kept.
+
+        They can be published there only, and only as they are after a chunk.
+        """
+        if self.cache.states.count and self.cache.enabled:
+            end = (request.computed + count) // self.cache.page_tokens * self.cache.page_tokens
+            return end - request.computed if end > request.computed else count
+        return count
+
+    def _publish(self, request: Request, chunk: Chunk) -> None:
+        """Offer what the chunk completed to the prefix cache."""
+        n = self.cache.page_tokens
+        self.cache.states.release(request.states[:-1])
+        request.states = request.states[-1:]
+        state = request.states[0] if request.states and chunk.end % n == 0 else ABSENT
+        first, last = chunk.start // n, chunk.end // n
+        state = self.cache.publish(request.key, request.tokens, request.tables, first, last, state)
+        if state != ABSENT:
+            request.states = [state]
+
     def _reserve(self, request: Request, count: int, spare: int = 0) -> bool:
-        """Take the pages for `count` more tokens, if as many as `spare` are left then."""
-        missing = self._pages_for(request.computed + count) - len(request.table)
-        if missing > 0:
-            if missing + spare > self.cache.pages.available:
-                return False
-            request.table += self.cache.pages.take(missing)
+        """Take pages and a state for `count` more tokens, if as many as `spare` are left then."""
+        self.cache.slide(request.tables, request.computed)
+        needed = self._pages_for(request.computed + count)
+        missing = sum(max(0, needed - len(table.pages)) for table in request.tables)
+        if missing and missing + spare > self.cache.pages.available:
+            return False
+        if self.cache.states.count and not self._reserve_state(request):
+            return False
+        for table in request.tables:
+            table.pages += self.cache.pages.take(max(0, needed - len(table.pages)))
+        return True
+
+    def _reserve_state(self, request: Request) -> bool:
+        """A state to write: the request's own, or another where others may read that."""
+        if request.states and not self.cache.states.published(request.states[0]):
+            return True
+        if not self.cache.states.available:
+            return False
+        request.states += self.cache.states.take(1)
         return True
 
     def _make_room(self, request: Request, count: int) -> bool:
@@ -308,12 +357,14 @@ class Scheduler:
 
     def _remove(self, request: Request) -> None:
         del self._requests[request.id]
-        self._take_out(self._running if request.table else self._waiting, request)
+        self._take_out(self._running if request.tables else self._waiting, request)
         self._give_back(request)
 
     def _give_back(self, request: Request) -> None:
-        self.cache.pages.release(request.table)
-        request.table = []
+        self.cache.release(request.tables)
+        self.cache.states.release(request.states)
+        request.tables = []
+        request.states = []
         request.computed = 0
 
     def _take_out(self, requests: list[Request], request: Request) -> None:
@@ -324,3 +375,8 @@ class Scheduler:
 
     def _pages_for(self, tokens: int) -> int:
         return -(-tokens // self.cache.page_tokens)
+
+    def _most_pages(self, tokens: int) -> int:
+        """Pages that a request of so many tokens may need at once, in all tables."""
+        step = self.config.max_num_batched_tokens
+        return most_pages(self.cache.windows, self.cache.page_tokens, tokens, step)

@@ -7,9 +7,17 @@ from pieria import ops
 from pieria.models.cache_spec import Array, CacheSpec
 from pieria.models.config import AttentionConfig
 from pieria.models.context import Context
-from pieria.models.parts import Angles, Linear, Norm, Part
+from pieria.models.parts import Angles, Linear, Module, Norm, Part
 from pieria.parallel.mesh import Mesh
 from pieria.parallel.shard import column, row
+
+
+class Sinks(Module):
+    """A score of each head, beside those of its keys. Cut by heads."""
+
+    def __init__(self, path: str, heads: int, mesh: Mesh, dtype: torch.dtype) -> None:
+        super().__init__(path, mesh, dtype)
+        self.weight = self.declare("weight", (heads,), column())
 
 
 class Attention(Part):
@@ -37,6 +45,8 @@ class Attention(Part):
         if config.qk_norm is not None:
             self.q_norm = Norm(f"{path}.q_norm", size, config.qk_norm, mesh, dtype)
             self.k_norm = Norm(f"{path}.k_norm", size, config.qk_norm, mesh, dtype)
+        if config.sinks:
+            self.sinks = Sinks(f"{path}.sinks", config.heads, mesh, dtype)
 
     def forward(self, x_TD: Tensor, context: Context, angles: Angles) -> Tensor:
         size = self.config.head_dim
@@ -50,7 +60,8 @@ class Attention(Part):
             interleaved = self.config.rope.interleaved
             q_THK = ops.rope(q_THK, cos_TR, sin_TR, interleaved)
             k_TGK = ops.rope(k_TGK, cos_TR, sin_TR, interleaved)
-        y_THK = context.attend(self.index, q_THK, k_TGK, v_TGK, self.config)
+        sinks_H = self.sinks.weight if self.config.sinks else None
+        y_THK = context.attend(self.index, q_THK, k_TGK, v_TGK, self.config, sinks_H)
         return self.o(y_THK.flatten(1))
 
     def cache_spec(self, dtype: torch.dtype) -> CacheSpec:

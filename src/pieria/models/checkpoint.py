@@ -4,6 +4,7 @@ Knows file names and formats; torch-free but for `tensors`. Does not know what a
 where a tensor belongs. Nothing in a checkpoint is run: pickles are refused, Python code is ignored.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -30,8 +31,9 @@ class TensorFile(Protocol):
     def shape(self, name: str) -> tuple[int, ...]:
         """Row-major, as a torch tensor would have it. ValueError for an unknown name."""
 
-    def read_into(self, name: str, out: "Tensor", dim: int = 0, first: int = 0) -> None:
-        """Copy rows [first, first + out.shape[dim]) of dimension `dim` into `out`, in its dtype.
+    def read_into(self, name: str, out: "Tensor", first: Sequence[int] = ()) -> None:
+        """Copy the box of out's shape that begins at element `first` (the tensor's own if empty),
+        in out's dtype.
 
         Extra memory stays a few MiB, however large the tensor.
         """
@@ -131,6 +133,12 @@ def _open_directory(path: Path) -> Checkpoint:
     if "auto_map" in config:
         notes.append(
             "auto_map in config.json is ignored: code of a model's repository is never run"
+        )
+    if "vision_config" in config:
+        notes.append("only text is read and written: the vision part (vision_config) is left out")
+    if config.get("num_nextn_predict_layers"):
+        notes.append(
+            "layers that predict further tokens (num_nextn_predict_layers in config.json) are not read"
         )
     return Checkpoint(
         path,

@@ -46,12 +46,13 @@ class Rope:
 class NormConfig:
     """RMS norm. eps_outside: eps is added to the root mean square, not under the root.
 
-    offset: added to the weight as stored.
+    offset: added to the weight as stored. centered: layer norm instead, with a bias.
     """
 
     eps: float
     eps_outside: bool = False
     offset: float = 0.0
+    centered: bool = False
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,8 @@ class AttentionConfig:
     all.
 
     soft_cap: scores become cap * tanh(score / cap). scale: what q.k is multiplied by. qk_norm: of
-    each head's q and k, before the rope. rope None: no positions.
+    each head's q and k, before the rope. rope None: no positions. causal: else a token sees its
+    whole sequence, and nothing can be remembered of it. sinks: of each head, see `ops.attention`.
     """
 
     heads: int
@@ -73,6 +75,8 @@ class AttentionConfig:
     window: int | None = None
     soft_cap: float | None = None
     qk_norm: NormConfig | None = None
+    causal: bool = True
+    sinks: bool = False
 
 
 @dataclass(frozen=True)
@@ -109,21 +113,85 @@ class MlpConfig:
 
 
 @dataclass(frozen=True)
+class FeedForwardConfig:
+    """down(gelu(up(x))), both with biases. tanh: the tanh approximation of gelu."""
+
+    size: int
+    tanh: bool = False
+
+
+@dataclass(frozen=True)
+class MoeConfig:
+    """A mixture of experts: each token goes through the `top` of `experts` that a router chooses.
+
+    size: features inside an expert. score, renormalise, scale, groups, top_groups, group_score: see
+    `ops.route`. selection_bias: the router has one that only choices see. router_bias: of its
+    logits. activation, limit: see `ops.experts`. bias: of the experts.
+    shared: a network that every token goes through besides; shared_gate: what it gives is
+    multiplied by the sigmoid of one logit of the token.
+    """
+
+    experts: int
+    top: int
+    size: int
+    score: Literal["softmax", "sigmoid", "twin"] = "softmax"
+    renormalise: bool = True
+    scale: float = 1.0
+    groups: int = 1
+    top_groups: int = 1
+    group_score: Literal["max", "top2"] = "max"
+    selection_bias: bool = False
+    router_bias: bool = False
+    activation: Literal["silu", "gelu", "gelu_tanh", "clamped"] = "silu"
+    limit: float | None = None
+    bias: bool = False
+    shared: MlpConfig | None = None
+    shared_gate: bool = False
+
+    def __post_init__(self) -> None:
+        in_group, rest = divmod(self.experts, self.groups)
+        least = 2 if self.group_score == "top2" and self.groups > 1 else 1
+        if rest or in_group < least:
+            raise ValueError(
+                f"experts={self.experts} do not divide into groups={self.groups} of {least} or more"
+            )
+        if not 1 <= self.top_groups <= self.groups:
+            raise ValueError(f"top_groups={self.top_groups} must be in 1..{self.groups}")
+        if not 1 <= self.top <= in_group * self.top_groups:
+            raise ValueError(f"top={self.top} must be in 1..{in_group * self.top_groups}")
+        if self.score == "twin" and self.top != 2:
+            raise ValueError(f"top={self.top} must be 2 where experts are twins")
+        if (self.limit is None) == (self.activation == "clamped"):
+            raise ValueError(f"activation={self.activation!r} does not go with limit={self.limit}")
+        if self.shared is not None and self.shared.bias:
+            raise ValueError(f"shared={self.shared} must have no bias")
+        if self.shared_gate and self.shared is None:
+            raise ValueError("shared_gate is set, and shared is not")
+
+
+@dataclass(frozen=True)
 class LayerConfig:
-    """post_norms: what mixer and mlp give is normed once more before it is added."""
+    """post_norms: what mixer and mlp give is normed once more before it is added.
+
+    norms_last: nothing is normed but the sum of what a mixer or mlp gets and what it gives.
+    """
 
     mixer: AttentionConfig | LatentConfig
-    mlp: MlpConfig
+    mlp: MlpConfig | FeedForwardConfig | MoeConfig
     norm: NormConfig
     post_norms: bool = False
+    norms_last: bool = False
 
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """A decoder, complete. context: the longest sequence it was trained for, in tokens.
+    """A decoder or encoder, complete. context: the longest sequence it was trained for, in tokens.
 
-    embed_scale: what embeddings are multiplied by. logit_soft_cap: logits become cap * tanh(logit /
-    cap).
+    norm: of the last layer's output; None: that is normed already. generates: hidden states can be
+    turned into logits of the next token. embed_scale: what embeddings are multiplied by.
+    learned_positions: each of the `context` places has a vector, which is added to embeddings.
+    token_types: so has each kind of token; here all are of the first kind. embed_norm: of that sum.
+    logit_soft_cap: logits become cap * tanh(logit / cap).
     """
 
     family: str
@@ -131,9 +199,13 @@ class ModelConfig:
     vocabulary: int
     context: int
     layers: tuple[LayerConfig, ...]
-    norm: NormConfig
+    norm: NormConfig | None
     tied: bool
+    generates: bool = True
     embed_scale: float | None = None
+    learned_positions: bool = False
+    token_types: int = 0
+    embed_norm: NormConfig | None = None
     logit_soft_cap: float | None = None
 
     def __post_init__(self) -> None:

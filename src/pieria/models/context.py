@@ -22,9 +22,15 @@ class Context(Protocol):
         """int64, each token's place in its own sequence."""
 
     def attend(
-        self, layer: int, q_THK: Tensor, k_TGK: Tensor, v_TGK: Tensor, config: AttentionConfig
+        self,
+        layer: int,
+        q_THK: Tensor,
+        k_TGK: Tensor,
+        v_TGK: Tensor,
+        config: AttentionConfig,
+        sinks_H: Tensor | None = None,
     ) -> Tensor:
-        """Remember k and v, then attend causally; returns [T, H, K]."""
+        """Remember k and v, then attend; returns [T, H, K]."""
 
     def attend_latents(
         self, layer: int, q_THL: Tensor, latent_TL: Tensor, config: LatentConfig
@@ -48,7 +54,13 @@ class Packed:
         return Packed(positions, lengths)
 
     def attend(
-        self, layer: int, q_THK: Tensor, k_TGK: Tensor, v_TGK: Tensor, config: AttentionConfig
+        self,
+        layer: int,
+        q_THK: Tensor,
+        k_TGK: Tensor,
+        v_TGK: Tensor,
+        config: AttentionConfig,
+        sinks_H: Tensor | None = None,
     ) -> Tensor:
         return ops.attention(
             q_THK,
@@ -58,6 +70,8 @@ class Packed:
             scale=config.scale,
             window=config.window,
             soft_cap=config.soft_cap,
+            causal=config.causal,
+            sinks_H=sinks_H,
         )
 
     def attend_latents(

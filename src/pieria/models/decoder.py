@@ -1,8 +1,9 @@
-"""A decoder-only transformer from its `ModelConfig`: the one forward pass that serves, trains and
-is planned.
+"""A transformer from its `ModelConfig`: the one forward pass that serves, trains and is planned.
 
 Knows layers in order. Does not know families, files, pages or devices.
 """
+
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +13,7 @@ from pieria.models.cache_spec import CacheSpec
 from pieria.models.config import ModelConfig
 from pieria.models.context import Context
 from pieria.models.layer import Layer
-from pieria.models.parts import Embedding, Linear, Logical, Module, Norm, Part
+from pieria.models.parts import Embedding, Linear, Logical, Module, Norm, Part, Table
 from pieria.models.rope import frequencies
 from pieria.parallel.mesh import Mesh
 from pieria.parallel.shard import vocabulary
@@ -30,12 +31,27 @@ class Decoder(Part):
         self.config = config
         self.mesh = mesh
         self.dtype = dtype
-        self.embed = Embedding("embed", config.vocabulary, config.hidden, mesh, dtype)
-        self.layers = nn.ModuleList(
-            Layer(i, config.hidden, layer, mesh, dtype) for i, layer in enumerate(config.layers)
+        self.pipeline = mesh.group("pp")
+        self.begins = self.pipeline.index == 0
+        self.ends = self.pipeline.index == self.pipeline.size - 1
+        if self.begins or (self.ends and config.tied):
+            self.embed = Embedding("embed", config.vocabulary, config.hidden, mesh, dtype)
+        if self.begins and config.learned_positions:
+            self.positions = Table("positions", config.context, config.hidden, mesh, dtype)
+        if self.begins and config.token_types:
+            self.types = Table("types", config.token_types, config.hidden, mesh, dtype)
+        if self.begins and config.embed_norm is not None:
+            self.embed_norm = Norm("embed_norm", config.hidden, config.embed_norm, mesh, dtype)
+        # By number in the whole model; a pipeline stage has some of them.
+        self.layers = nn.ModuleDict(
+            {
+                str(i): Layer(i, config.hidden, config.layers[i], mesh, dtype)
+                for i in mesh.stage(len(config.layers))
+            }
         )
-        self.norm = Norm("norm", config.hidden, config.norm, mesh, dtype)
-        if not config.tied:
+        if self.ends and config.norm is not None:
+            self.norm = Norm("norm", config.hidden, config.norm, mesh, dtype)
+        if self.ends and config.generates and not config.tied:
             self.head = Linear(
                 "head", config.hidden, config.vocabulary, False, vocabulary(), mesh, dtype
             )
@@ -45,27 +61,51 @@ class Decoder(Part):
             self.register_buffer(f"frequencies_{i}", frequencies(rope), persistent=False)
 
     def forward(self, tokens_T: Tensor, context: Context) -> Tensor:
-        """Hidden states [T, D] after the final norm."""
+        """Hidden states [T, D], normed; of this pipeline stage, and on the last those of all."""
         angles = {
             rope: ops.rotary(context.positions_T, getattr(self, f"frequencies_{i}"), rope.magnitude)
             for i, rope in enumerate(self.ropes)
         }
-        x_TD = self.embed(tokens_T)
+        if self.begins:
+            x_TD = self._embedded(tokens_T, context)
+        else:
+            like = torch.empty(
+                len(tokens_T), self.config.hidden, dtype=self.dtype, device=tokens_T.device
+            )
+            x_TD = ops.receive(like, self.pipeline)
+        for layer in self.layers.values():
+            x_TD = layer(x_TD, context, angles)
+        if not self.ends:
+            return ops.send(x_TD, self.pipeline)
+        return x_TD if self.config.norm is None else self.norm(x_TD)
+
+    def _embedded(self, tokens_T: Tensor, context: Context) -> Tensor:
+        x_TD: Tensor = self.embed(tokens_T)
         if self.config.embed_scale is not None:
             # Rounded to the weights' dtype first, as the models that scale were trained.
             x_TD = x_TD * torch.tensor(self.config.embed_scale, dtype=self.dtype)
-        for layer in self.layers:
-            x_TD = layer(x_TD, context, angles)
-        return self.norm(x_TD)
+        if self.config.learned_positions:
+            x_TD = x_TD + self.positions(context.positions_T)
+        if self.config.token_types:
+            x_TD = x_TD + self.types.weight[0]
+        return x_TD if self.config.embed_norm is None else self.embed_norm(x_TD)
 
     def logits(self, hidden_RD: Tensor) -> Tensor:
-        """Logits [R, V] of the whole vocabulary, in the model's dtype."""
-        if self.config.tied:
+        """Logits [R, V] of the whole vocabulary, in the model's dtype, on every rank.
+
+        hidden_RD: rows of what `forward` gave; only those of the last pipeline stage count.
+        """
+        assert self.config.generates
+        if not self.ends:
+            logits_RV = hidden_RD.new_empty(len(hidden_RD), self.config.vocabulary)
+        elif self.config.tied:
             logits_RV = self.embed.logits(hidden_RD)
         else:
             logits_RV = ops.all_gather(self.head(hidden_RD), self.mesh.group("tp"))
         cap = self.config.logit_soft_cap
-        return logits_RV if cap is None else torch.tanh(logits_RV / cap) * cap
+        if self.ends and cap is not None:
+            logits_RV = torch.tanh(logits_RV / cap) * cap
+        return ops.broadcast(logits_RV, self.pipeline, self.pipeline.size - 1)
 
     def logical(self) -> dict[str, Logical]:
         """Every weight by its name here, as the whole model has it."""
@@ -77,5 +117,6 @@ class Decoder(Part):
         }
 
     def cache_specs(self, dtype: torch.dtype | None = None) -> tuple[CacheSpec, ...]:
-        """What each layer remembers on this rank; `dtype` of keys and values, default the model's."""
-        return tuple(layer.mixer.cache_spec(dtype or self.dtype) for layer in self.layers)
+        """What each layer of this rank remembers; `dtype` of keys and values, default the model's."""
+        layers = cast("list[Layer]", list(self.layers.values()))
+        return tuple(layer.mixer.cache_spec(dtype or self.dtype) for layer in layers)

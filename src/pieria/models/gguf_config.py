@@ -7,14 +7,42 @@ Source of the keys: docs/gguf.md of ggml and gguf-py's constants.py.
 from collections.abc import Mapping
 from typing import Any
 
+from pieria.models import gguf_deepseek
 from pieria.models.gguf import GgufFile, read_floats
 from pieria.models.keys import Keys
 
 ARCHITECTURES: Mapping[str, tuple[str, str]] = {
     "llama": ("LlamaForCausalLM", "llama"),
     "qwen2": ("Qwen2ForCausalLM", "qwen2"),
+    "deepseek2": ("DeepseekV2ForCausalLM", "deepseek_v2"),
+    "gemma2": ("Gemma2ForCausalLM", "gemma2"),
+    "gemma3": ("Gemma3ForCausalLM", "gemma3_text"),
+    "glm4": ("Glm4ForCausalLM", "glm4"),
 }
 """general.architecture -> (architecture, model_type) of config.json."""
+
+AS_THEY_ARE = {
+    "attention.sliding_window": "sliding_window",
+    "attn_logit_softcapping": "attn_logit_softcapping",
+    "final_logit_softcapping": "final_logit_softcapping",
+    "rope.freq_base_swa": "rope_local_base_freq",
+}
+"""Keys here, where a file has them -> keys of config.json with the same values."""
+
+SCALED_BY_WIDTH = {"gemma2": 46, "gemma3": 62}
+"""Layers of the largest model, by architecture. Its scores are scaled by hidden size / heads, those
+of others by the head's size; files do not say so (llama-model.cpp of llama.cpp tells it likewise).
+"""
+
+YARN = {
+    "rope.scaling.original_context_length": "original_max_position_embeddings",
+    "rope.scaling.yarn_beta_fast": "beta_fast",
+    "rope.scaling.yarn_beta_slow": "beta_slow",
+}
+"""Keys here, where a file has them -> keys of `rope_scaling`."""
+
+OWN_KEYS = {"deepseek2": gguf_deepseek.own_keys}
+"""Architecture -> what it says besides, from its keys and `rope_scaling`."""
 
 ROPE_FACTORS = "rope_freqs.weight"
 
@@ -29,14 +57,22 @@ def hf_config(file: GgufFile) -> dict[str, Any]:
         )
     architecture, model_type = ARCHITECTURES[arch]
     keys = Keys(_under(file.metadata, f"{arch}."), f"{file.path}: {arch}")
-    keys.refuse("expert_count", "mixtures of experts are not supported yet", (None, 0))
+    if arch not in OWN_KEYS:
+        keys.refuse("expert_count", "mixtures of experts are not supported yet", (None, 0))
     hidden, heads = keys.integer("embedding_length"), keys.integer("attention.head_count")
-    rotary = keys.integer("rope.dimension_count", max(hidden // heads, 1))
-    head_dim = keys.integer("attention.key_length", rotary)
+    head_dim = keys.integer("attention.key_length", max(hidden // heads, 1))
+    rotary = keys.integer("rope.dimension_count", head_dim)
     tokens = file.metadata.get("tokenizer.ggml.tokens")
     if not isinstance(tokens, list):
         raise ValueError(f"{file.path}: there is no vocabulary (tokenizer.ggml.tokens)")
+    optional = {hf: keys.values[key] for key, hf in AS_THEY_ARE.items() if keys.has(key)}
+    if arch in SCALED_BY_WIDTH:
+        largest = keys.integer("block_count") == SCALED_BY_WIDTH[arch]
+        optional["query_pre_attn_scalar"] = hidden // heads if largest else head_dim
+    rope_scaling = _rope_scaling(file, keys)
+    own = OWN_KEYS[arch](keys, rope_scaling) if arch in OWN_KEYS else {}
     return {
+        **optional,
         "architectures": [architecture],
         "model_type": model_type,
         "hidden_size": hidden,
@@ -49,13 +85,14 @@ def hf_config(file: GgufFile) -> dict[str, Any]:
         "max_position_embeddings": keys.integer("context_length"),
         "rms_norm_eps": keys.number("attention.layer_norm_rms_epsilon"),
         "rope_theta": keys.number("rope.freq_base", 10000.0),
-        "rope_scaling": _rope_scaling(file, keys),
+        "rope_scaling": rope_scaling,
         "vocab_size": len(tokens),
         "tie_word_embeddings": "output.weight" not in file.tensors,
         "hidden_act": "silu",
         "attention_bias": "blk.0.attn_q.bias" in file.tensors,
         "bos_token_id": file.metadata.get("tokenizer.ggml.bos_token_id"),
         "eos_token_id": file.metadata.get("tokenizer.ggml.eos_token_id"),
+        **own,
     }
 
 
@@ -64,6 +101,8 @@ def _rope_scaling(file: GgufFile, keys: Keys) -> dict[str, Any] | None:
     kind = keys.values.get("rope.scaling.type", "none")
     if kind != "none":
         scaling = {"rope_type": kind, "factor": keys.number("rope.scaling.factor", 1.0)}
+        if kind == "yarn":
+            scaling.update({hf: keys.values[key] for key, hf in YARN.items() if keys.has(key)})
     elif keys.has("rope.scale_linear"):  # what older files have
         scaling = {"rope_type": "linear", "factor": keys.number("rope.scale_linear")}
     factors = file.tensors.get(ROPE_FACTORS)

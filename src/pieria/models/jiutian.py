@@ -14,8 +14,5 @@ GGUF_INTERLEAVED: tuple[str, ...] = ()
 
 
 def from_hf(keys: Keys) -> ModelConfig:
-    keys.refuse("num_local_experts", "JIUTIAN-139MoE, of the same name, is not supported yet")
     unscaled = Keys({**keys.values, "rope_scaling": None}, keys.source)
-    return llama.uniform(
-        unscaled, "jiutian", qkv_bias=keys.flag("qkv_bias", True), eps_outside=True
-    )
+    return llama.uniform(unscaled, "jiutian", qkv_bias=keys.flag("qkv_bias"), eps_outside=True)

@@ -3,7 +3,9 @@
 import json
 from math import isfinite
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
+
+T = TypeVar("T", dict[str, Any], list[Any])
 
 MAX_BYTES = 256 << 20
 
@@ -11,6 +13,11 @@ MAX_BYTES = 256 << 20
 def read_json(path: Path) -> dict[str, Any]:
     """The object in a file. ValueError, naming the file, if it is too large or no such object."""
     return parse_json(read_bounded(path), str(path))
+
+
+def read_json_list(path: Path) -> list[Any]:
+    """The array in a file. ValueError, naming the file, if it is too large or no such array."""
+    return _parse(read_bounded(path), str(path), list)
 
 
 def read_bounded(path: Path) -> bytes:
@@ -24,7 +31,10 @@ def read_bounded(path: Path) -> bytes:
 
 def parse_json(data: bytes, source: str) -> dict[str, Any]:
     """The object that `data` encodes. source: what to call it in errors."""
+    return _parse(data, source, dict)
 
+
+def _parse(data: bytes, source: str, kind: type[T]) -> T:
     def object_of(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         result: dict[str, Any] = {}
         for key, value in pairs:
@@ -48,6 +58,7 @@ def parse_json(data: bytes, source: str) -> dict[str, Any]:
         raise ValueError(f"{source}: JSON is nested too deeply") from None
     except ValueError as error:
         raise ValueError(f"{source}: invalid JSON: {error}") from None
-    if not isinstance(value, dict):
-        raise ValueError(f"{source}: expected a JSON object, found {type(value).__name__}")
+    if not isinstance(value, kind):
+        wanted = {dict: "object", list: "array"}[kind]
+        raise ValueError(f"{source}: expected a JSON {wanted}, found {type(value).__name__}")
     return value

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from pieria.models.config import Rope
 
@@ -21,10 +21,11 @@ class Keys:
         """Whether the key is there and not null."""
         return self.values.get(key) is not None
 
-    def integer(self, key: str, default: int | None = None) -> int:
+    def integer(self, key: str, default: int | None = None, least: Literal[0, 1] = 1) -> int:
         value = self._get(key, default)
-        if isinstance(value, bool) or not isinstance(value, int) or not 0 < value < 2**40:
-            raise ValueError(f"{self.source}: {key}={value!r} must be a positive integer")
+        if isinstance(value, bool) or not isinstance(value, int) or not least <= value < 2**40:
+            wanted = "a positive integer" if least else "a positive integer or 0"
+            raise ValueError(f"{self.source}: {key}={value!r} must be {wanted}")
         return value
 
     def number(self, key: str, default: float | None = None) -> float:

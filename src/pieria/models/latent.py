@@ -61,13 +61,14 @@ class Latent(Part):
         config = self.config
         nope, rank, turning = config.nope_dim, config.kv_rank, config.rope.dim
         q_TX = self.q(x_TD) if config.q_rank is None else self.q_b(self.q_a_norm(self.q_a(x_TD)))
-        q_THN, q_THP = q_TX.view(len(x_TD), -1, nope + turning).split([nope, turning], -1)
-        c_TC, k_TP = self.kv_a(x_TD).split([rank, turning], -1)
+        q_THS = q_TX.view(len(x_TD), -1, nope + turning)
+        q_THN, q_THP = torch.split(q_THS, [nope, turning], -1)
+        c_TC, k_TP = torch.split(self.kv_a(x_TD), [rank, turning], -1)
         cos_TR, sin_TR = angles[config.rope]
         q_THP = ops.rope(q_THP, cos_TR, sin_TR, config.rope.interleaved)
         k_T1P = ops.rope(k_TP[:, None], cos_TR, sin_TR, config.rope.interleaved)
         kv_HXC = self.kv_b.weight.view(-1, nope + config.v_dim, rank)
-        k_HNC, v_HVC = kv_HXC.split([nope, config.v_dim], 1)
+        k_HNC, v_HVC = torch.split(kv_HXC, [nope, config.v_dim], 1)
         q_THL = torch.cat([ops.head_linear(q_THN, k_HNC.transpose(1, 2)), q_THP], -1)
         latent_TL = torch.cat([self.kv_a_norm(c_TC), k_T1P[:, 0]], -1)
         y_THC = context.attend_latents(self.index, q_THL, latent_TL, config)

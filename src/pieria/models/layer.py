@@ -10,24 +10,38 @@ import torch
 from torch import Tensor
 
 from pieria.models.attention import Attention
-from pieria.models.config import AttentionConfig, LatentConfig, LayerConfig, MlpConfig
+from pieria.models.config import (
+    AttentionConfig,
+    FeedForwardConfig,
+    LatentConfig,
+    LayerConfig,
+    MlpConfig,
+    MoeConfig,
+)
 from pieria.models.context import Context
+from pieria.models.feed_forward import FeedForward
 from pieria.models.latent import Latent
 from pieria.models.mlp import Mlp
+from pieria.models.moe import Moe
 from pieria.models.parts import Angles, Norm, Part
 from pieria.parallel.mesh import Mesh
 
 MIXERS: dict[type, Callable[..., Any]] = {AttentionConfig: Attention, LatentConfig: Latent}
 """Config -> module made from (path, layer, hidden, config, mesh, dtype), with `cache_spec`."""
 
-NETWORKS: dict[type, Callable[..., Part]] = {MlpConfig: Mlp}
+NETWORKS: dict[type, Callable[..., Part]] = {
+    MlpConfig: Mlp,
+    FeedForwardConfig: FeedForward,
+    MoeConfig: Moe,
+}
 """Config -> module made from (path, hidden, config, mesh, dtype)."""
 
 
 class Layer(Part):
     """x += mixer(norm(x)); x += mlp(norm(x)).
 
-    With post_norms, what mixer and network give is normed before it is added.
+    With post_norms, what mixer and network give is normed before it is added. With norms_last:
+    x = norm(x + mixer(x)); x = norm(x + mlp(x)).
     """
 
     def __init__(
@@ -37,7 +51,7 @@ class Layer(Part):
         path = f"layers.{index}"
         norm = config.norm
         mixer, network = MIXERS[type(config.mixer)], NETWORKS[type(config.mlp)]
-        self.post_norms = config.post_norms
+        self.post_norms, self.norms_last = config.post_norms, config.norms_last
         self.mixer_norm = Norm(f"{path}.mixer_norm", hidden, norm, mesh, dtype)
         self.mixer = mixer(f"{path}.mixer", index, hidden, config.mixer, mesh, dtype)
         self.mlp_norm = Norm(f"{path}.mlp_norm", hidden, norm, mesh, dtype)
@@ -47,6 +61,9 @@ class Layer(Part):
             self.mlp_post_norm = Norm(f"{path}.mlp_post_norm", hidden, norm, mesh, dtype)
 
     def forward(self, x_TD: Tensor, context: Context, angles: Angles) -> Tensor:
+        if self.norms_last:
+            x_TD = self.mixer_norm(x_TD + self.mixer(x_TD, context, angles))
+            return self.mlp_norm(x_TD + self.mlp(x_TD))
         y_TD: Tensor = self.mixer(self.mixer_norm(x_TD), context, angles)
         x_TD = x_TD + (self.mixer_post_norm(y_TD) if self.post_norms else y_TD)
         y_TD = self.mlp(self.mlp_norm(x_TD))

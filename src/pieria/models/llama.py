@@ -6,6 +6,7 @@ from pieria.models.config import (
     MlpConfig,
     ModelConfig,
     NormConfig,
+    Rope,
 )
 from pieria.models.keys import Keys
 
@@ -52,9 +53,15 @@ def uniform(
     out_bias: bool = False,
     mlp_bias: bool = False,
     eps_outside: bool = False,
+    post_norms: bool = False,
+    qk_norm: bool = False,
+    rope: Rope | None = None,
     windows: tuple[int | None, ...] | None = None,
 ) -> ModelConfig:
-    """A model whose layers are alike but for their windows (one a layer; None: none has any)."""
+    """A model whose layers are alike but for their windows (one a layer; None: none has any).
+
+    rope: where `keys` do not say all of it.
+    """
     keys.refuse("quantization_config", "quantized checkpoints are not supported yet")
     hidden, heads = keys.integer("hidden_size"), keys.integer("num_attention_heads")
     head_dim = keys.integer("head_dim", max(hidden // heads, 1))
@@ -64,7 +71,7 @@ def uniform(
         keys.choice("hidden_act", ACTIVATIONS, "silu"),
         mlp_bias,
     )
-    rope = keys.rope(int(head_dim * keys.number("partial_rotary_factor", 1.0)))
+    rope = rope or keys.rope(int(head_dim * keys.number("partial_rotary_factor", 1.0)))
     count = keys.integer("num_hidden_layers")
     layers = tuple(
         LayerConfig(
@@ -77,9 +84,11 @@ def uniform(
                 qkv_bias=qkv_bias,
                 out_bias=out_bias,
                 window=window,
+                qk_norm=norm if qk_norm else None,
             ),
             mlp,
             norm,
+            post_norms,
         )
         for window in (windows or (None,) * count)
     )

@@ -24,7 +24,15 @@ class Mlp(Part):
         self.down = Linear(f"{path}.down", size, hidden, bias, row(), mesh, dtype)
 
     def forward(self, x_TD: Tensor) -> Tensor:
+        return self.down(self._hidden(x_TD))
+
+    def partial(self, x_TD: Tensor) -> Tensor:
+        """This rank's part of a sum over tp, which the caller makes; without biases only."""
+        assert not self.config.bias
+        return self.down.product(self._hidden(x_TD))
+
+    def _hidden(self, x_TD: Tensor) -> Tensor:
         gate_TF, up_TF = self.gate(x_TD), self.up(x_TD)
         if self.config.activation == "silu":
-            return self.down(ops.swiglu(gate_TF, up_TF))
-        return self.down(ops.geglu(gate_TF, up_TF, self.config.activation == "gelu_tanh"))
+            return ops.swiglu(gate_TF, up_TF)
+        return ops.geglu(gate_TF, up_TF, self.config.activation == "gelu_tanh")

@@ -1,32 +1,132 @@
-"""What a module of `Decoder` is called in files.
+"""What a weight of `Decoder` is called in files, and how it lies there.
 
 Families publish under names of their own, which their files here list; GGUF has one naming for all.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
 
-GGUF_NAMES = {
+
+@dataclass(frozen=True)
+class Source:
+    """Where files keep a weight, or one expert's: the `part`-th of `of` equal parts of `name`.
+
+    dim: the weight's dimension along which the parts lie, one behind the other, or, if
+    `interleaved`, in turns. transposed: the file has the last two dimensions the other way round.
+    """
+
+    name: str
+    part: int = 0
+    of: int = 1
+    dim: int = 0
+    interleaved: bool = False
+    transposed: bool = False
+
+    def shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """Of `name`, where the weight's is `shape`."""
+        found = list(shape)
+        found[self.dim] *= self.of
+        return (*found[:-2], found[-1], found[-2]) if self.transposed else tuple(found)
+
+
+Names = Mapping[str, str | Source | tuple[Source, ...]]
+"""Module of `Decoder` -> module in files, or weight of `Decoder` -> tensor in files.
+
+{} stands for the layer's number. Of a stack of experts, a name with {e}, the expert's number, or a
+tuple has a source for each.
+"""
+
+GGUF_NAMES: Names = {
     "embed": "token_embd",
     "layers.{}.mixer_norm": "blk.{}.attn_norm",
     "layers.{}.mixer.q": "blk.{}.attn_q",
     "layers.{}.mixer.k": "blk.{}.attn_k",
     "layers.{}.mixer.v": "blk.{}.attn_v",
     "layers.{}.mixer.o": "blk.{}.attn_output",
+    "layers.{}.mixer.q_norm": "blk.{}.attn_q_norm",
+    "layers.{}.mixer.k_norm": "blk.{}.attn_k_norm",
+    "layers.{}.mixer.q_a": "blk.{}.attn_q_a",
+    "layers.{}.mixer.q_a_norm": "blk.{}.attn_q_a_norm",
+    "layers.{}.mixer.q_b": "blk.{}.attn_q_b",
+    "layers.{}.mixer.kv_a": "blk.{}.attn_kv_a_mqa",
+    "layers.{}.mixer.kv_a_norm": "blk.{}.attn_kv_a_norm",
+    "layers.{}.mixer.kv_b": "blk.{}.attn_kv_b",
+    "layers.{}.mixer.sinks": "blk.{}.attn_sinks",
+    "layers.{}.mixer_post_norm": "blk.{}.post_attention_norm",
     "layers.{}.mlp_norm": "blk.{}.ffn_norm",
     "layers.{}.mlp.gate": "blk.{}.ffn_gate",
     "layers.{}.mlp.up": "blk.{}.ffn_up",
     "layers.{}.mlp.down": "blk.{}.ffn_down",
+    "layers.{}.mlp.router": "blk.{}.ffn_gate_inp",
+    "layers.{}.mlp.router.selection_bias": "blk.{}.exp_probs_b.bias",
+    "layers.{}.mlp.experts.gate": "blk.{}.ffn_gate_exps",
+    "layers.{}.mlp.experts.up": "blk.{}.ffn_up_exps",
+    "layers.{}.mlp.experts.down": "blk.{}.ffn_down_exps",
+    "layers.{}.mlp.shared.gate": "blk.{}.ffn_gate_shexp",
+    "layers.{}.mlp.shared.up": "blk.{}.ffn_up_shexp",
+    "layers.{}.mlp.shared.down": "blk.{}.ffn_down_shexp",
+    "layers.{}.mlp_post_norm": "blk.{}.post_ffw_norm",
     "norm": "output_norm",
     "head": "output",
 }
 
 
-def file_name(name: str, names: Mapping[str, str]) -> str:
-    """The name in a file of a weight that `Decoder` calls `name`, such as
-    layers.3.mixer.q.weight.
-    """
+GGUF_OWN: Mapping[str, Names] = {
+    "glm4": {
+        "layers.{}.mlp.gate": Source("blk.{}.ffn_up", 0, 2),
+        "layers.{}.mlp.up": Source("blk.{}.ffn_up", 1, 2),
+    },
+    "gpt_oss": {"layers.{}.mlp_norm": "blk.{}.post_attention_norm"},
+}
+"""What some families' GGUF files keep otherwise, by family."""
+
+ROOTS = ("model.", "language_model.model.", "bert.", "")
+"""What may stand before the names of a model's own modules, which leaves out its head."""
+
+
+def source(name: str, names: Names) -> Source:
+    """Where files keep the weight that `Decoder` calls `name`, such as layers.3.mixer.q.weight."""
+    found = sources(name, names, 1)
+    assert isinstance(found, Source), f"{name} has several sources"
+    return found
+
+
+def sources(name: str, names: Names, count: int) -> Source | tuple[Source, ...]:
+    """Of the whole weight, or of each of its `count` experts."""
     module, _, kind = name.rpartition(".")
-    number = re.search(r"\d+", module)
+    layer = re.search(r"\d+", module)
     pattern = re.sub(r"\d+", "{}", module, count=1)
-    return f"{names[pattern].format(number[0] if number else '')}.{kind}"
+    weight = f"{pattern}.{kind}"
+    found, end = (names[weight], "") if weight in names else (names[pattern], f".{kind}")
+
+    def placed(kept: str | Source, expert: int = 0) -> Source:
+        kept = Source(kept) if isinstance(kept, str) else kept
+        return replace(kept, name=kept.name.format(layer and layer[0], e=expert) + end)
+
+    if isinstance(found, tuple):
+        assert len(found) == count, f"{weight} has {len(found)} sources for {count} experts"
+        return tuple(placed(kept) for kept in found)
+    if "{e}" in (found if isinstance(found, str) else found.name):
+        return tuple(placed(found, expert) for expert in range(count))
+    return placed(found)
+
+
+def rooted(names: Names, there: Collection[str]) -> Names:
+    """The names under the root that these tensors have.
+
+    It depends on what was saved: a bare model, one with a head, or one that also sees or hears.
+    """
+    embed = source("embed.weight", names).name
+    own = next(root for root in ROOTS if embed.startswith(root))
+    found = next((r for r in ROOTS if r + embed.removeprefix(own) in there), own)
+
+    def moved(kept: str | Source) -> str | Source:
+        if isinstance(kept, Source):
+            return replace(kept, name=moved(kept.name))
+        return found + kept.removeprefix(own) if kept.startswith(own) else kept
+
+    return {
+        ours: tuple(map(moved, kept)) if isinstance(kept, tuple) else moved(kept)
+        for ours, kept in names.items()
+    }

@@ -86,12 +86,16 @@ class Linear(Module):
     def forward(self, x_TI: Tensor) -> Tensor:
         if self.summed is None:
             return ops.linear(x_TI, self.weight, self.bias)
-        y_TO = ops.all_reduce(ops.linear(x_TI, self.weight), self.summed)
+        y_TO = ops.all_reduce(self.product(x_TI), self.summed)
         return y_TO if self.bias is None else y_TO + self.bias
+
+    def product(self, x_TI: Tensor) -> Tensor:
+        """Without bias, and of a row cut this rank's part of the sum."""
+        return ops.linear(x_TI, self.weight)
 
 
 class Norm(Module):
-    """RMS norm over D."""
+    """RMS norm over D, or layer norm."""
 
     def __init__(
         self, path: str, size: int, config: NormConfig, mesh: Mesh, dtype: torch.dtype
@@ -99,11 +103,25 @@ class Norm(Module):
         super().__init__(path, mesh, dtype)
         self.config = config
         self.weight = self.declare("weight", (size,), REPLICATED)
+        self.bias = self.declare("bias", (size,), REPLICATED) if config.centered else None
 
     def forward(self, x_TD: Tensor) -> Tensor:
+        if self.bias is not None:
+            return ops.layer_norm(x_TD, self.weight, self.bias, self.config.eps)
         return ops.rms_norm(
             x_TD, self.weight, self.config.eps, self.config.eps_outside, self.config.offset
         )
+
+
+class Table(Module):
+    """A vector for each of some numbers, on every rank."""
+
+    def __init__(self, path: str, rows: int, hidden: int, mesh: Mesh, dtype: torch.dtype) -> None:
+        super().__init__(path, mesh, dtype)
+        self.weight = self.declare("weight", (rows, hidden), REPLICATED)
+
+    def forward(self, rows_T: Tensor) -> Tensor:
+        return ops.embedding(rows_T, self.weight)
 
 
 class Embedding(Module):

@@ -31,6 +31,9 @@ SEGMENT = r"[A-Za-z0-9_](?:[A-Za-z0-9_.-]*[A-Za-z0-9_])?"
 HUB_NAME = re.compile(rf"({SEGMENT}/{SEGMENT})(?:/([\w./-]+\.gguf))?")
 """owner/name, and the one file that is wanted if it has several GGUF files."""
 
+MODULE = re.compile(r"\d+_\w+/config\.json")
+"""What sentence-transformers says of a module, such as how it pools."""
+
 CHUNK_BYTES = 1 << 20
 
 RESUMING_PIP = (25, 1)
@@ -251,7 +254,8 @@ def _wanted(name: str, files: Iterable[str], file: str | None) -> list[str]:
         return [file]
     if SINGLE in top or INDEX in top:
         weights = [f for f in top if f.startswith("model") and f.endswith(".safetensors")]
-        return [f for f in top if f.endswith((".json", ".jinja"))] + weights
+        others = [f for f in files if MODULE.fullmatch(f)]
+        return [f for f in top if f.endswith((".json", ".jinja"))] + others + weights
     if not ggufs:
         raise ValueError(f"{name}: the hub has neither safetensors nor GGUF files of it")
     if len(ggufs) > 1:

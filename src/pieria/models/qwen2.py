@@ -12,11 +12,11 @@ GGUF_INTERLEAVED: tuple[str, ...] = ()
 
 
 def from_hf(keys: Keys) -> ModelConfig:
-    return llama.uniform(keys, "qwen2", qkv_bias=True, windows=_windows(keys))
+    return llama.uniform(keys, "qwen2", qkv_bias=True, windows=windows(keys))
 
 
-def _windows(keys: Keys) -> tuple[int | None, ...] | None:
-    """`layer_types` says which layers are windowed
+def windows(keys: Keys) -> tuple[int | None, ...] | None:
+    """`layer_types` says which layers are windowed.
 
     Older files say `max_window_layers`: those from there on.
     """

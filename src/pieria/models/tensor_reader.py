@@ -4,7 +4,7 @@ However large a tensor, it takes one block of at most `BLOCK_BYTES` and what dec
 Bytes are read, not mapped, so that a file's pages never count as the process's own.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from io import FileIO
 from math import prod
 
@@ -28,9 +28,7 @@ DECODERS: Mapping[str, Callable[[Tensor], Tensor]] = {
     "BF16": _plain(torch.bfloat16),
     "F8_E4M3": _plain(torch.float8_e4m3fn),
     "F8_E5M2": _plain(torch.float8_e5m2),
-    "Q8_0": gguf_tensors.q8_0,
-    "Q4_0": gguf_tensors.q4_0,
-    "Q4_1": gguf_tensors.q4_1,
+    **gguf_tensors.DECODERS,
 }
 """NumberFormat.name -> uint8 [blocks, bytes of a block] to [blocks, elements of a block]."""
 
@@ -47,11 +45,12 @@ class TensorReader:
     def shape(self, name: str) -> tuple[int, ...]:
         return self._stored(name).shape
 
-    def read_into(self, name: str, out: Tensor, dim: int = 0, first: int = 0) -> None:
-        """Copy rows [first, first + out.shape[dim]) of dimension `dim`, in out's dtype and device.
+    def read_into(self, name: str, out: Tensor, first: Sequence[int] = ()) -> None:
+        """Copy the box of out's shape that begins at element `first` (the tensor's own if empty),
+        in out's dtype and device.
 
-        In the other dimensions out is as long as what is stored. ValueError for an unknown name, a
-        format without a decoder, or an `out` that does not fit; OSError if the file became shorter.
+        ValueError for an unknown name, a format without a decoder, or an `out` that does not fit;
+        OSError if the file became shorter.
         """
         stored = self._stored(name)
         if stored.format.name not in DECODERS:
@@ -59,20 +58,20 @@ class TensorReader:
                 f"{stored.path}: tensor {name!r} holds {stored.format.name} numbers;"
                 f" supported are: {', '.join(DECODERS)}"
             )
-        shape = stored.shape or (1,)
-        rows = out if stored.shape else out.reshape(1)
-        whole = 0 <= dim < rows.ndim and rows.shape == (
-            *shape[:dim],
-            rows.shape[dim],
-            *shape[dim + 1 :],
+        begin = tuple(first) or (0,) * len(stored.shape)
+        fits = len(begin) == out.ndim == len(stored.shape) and all(
+            0 <= low <= length - size
+            for low, size, length in zip(begin, out.shape, stored.shape, strict=True)
         )
-        if not whole or not 0 <= first <= shape[dim] - rows.shape[dim]:
+        if not fits:
             raise ValueError(
                 f"{stored.path}: tensor {name!r} of shape {stored.shape} has no"
-                f" {tuple(out.shape)} from row {first} of dimension {dim} on"
+                f" {tuple(out.shape)} from {begin} on"
             )
+        if not stored.shape:
+            out, begin = out.reshape(1), (0,)
         with stored.path.open("rb", buffering=0) as file, torch.no_grad():
-            _Copy(file, stored).copy(stored.offset, shape, rows, dim, first)
+            _Copy(file, stored).copy(stored.offset, stored.shape or (1,), out, begin)
 
     def _stored(self, name: str) -> StoredTensor:
         if name not in self._tensors:
@@ -89,19 +88,20 @@ class _Copy:
         self.buffer_NB = torch.empty(self.limit, self.numbers.block_bytes, dtype=torch.uint8)
         self.view: memoryview = self.buffer_NB.numpy().data.cast("B")
 
-    def copy(self, offset: int, shape: tuple[int, ...], out: Tensor, dim: int, first: int) -> None:
+    def copy(
+        self, offset: int, shape: tuple[int, ...], out: Tensor, first: tuple[int, ...]
+    ) -> None:
         """As `read_into`, of a tensor of this shape whose bytes begin at `offset`."""
         if len(shape) == 1:
-            self.matrix(offset, shape[0], out.unsqueeze(0), first)
-        elif len(shape) == 2 and dim == 1:
-            self.matrix(offset, shape[1], out, first)
-        elif len(shape) == 2:
-            self.matrix(offset + first * self.bytes_of(shape[1]), shape[1], out, 0)
-        else:
-            for i, part in enumerate(out):
-                at = offset + (i + (first if dim == 0 else 0)) * self.bytes_of(prod(shape[1:]))
-                below = (0, 0) if dim == 0 else (dim - 1, first)
-                self.copy(at, shape[1:], part, *below)
+            self.matrix(offset, shape[0], out.unsqueeze(0), first[0])
+            return
+        inside = self.bytes_of(prod(shape[1:]))
+        offset += first[0] * inside
+        if len(shape) == 2:
+            self.matrix(offset, shape[1], out, first[1])
+            return
+        for i, part in enumerate(out):
+            self.copy(offset + i * inside, shape[1:], part, first[1:])
 
     def matrix(self, offset: int, width: int, out_RC: Tensor, first: int) -> None:
         """Columns [first, first + C) of R rows that are `width` elements long in the file.

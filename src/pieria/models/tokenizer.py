@@ -9,55 +9,16 @@ its text is what they are as UTF-8. So streaming is exact: text given out never 
 import codecs
 import json
 import re
-from array import array
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import tokenizers
-from tokenizers import AddedToken, Regex, models, normalizers, pre_tokenizers
 
+from pieria.models.gguf_vocabulary import read_vocabulary
 from pieria.models.json_file import read_bounded
-
-
-@dataclass(frozen=True)
-class PreTokenizer:
-    """How text is cut before merging: by each of the patterns in turn, matches and gaps both kept.
-
-    whole_words: a piece that is a token as it stands is not merged at all. add_bos: unless the file
-    says otherwise. nfc: text is brought into that normal form first.
-    """
-
-    patterns: tuple[str, ...]
-    whole_words: bool = False
-    add_bos: bool = False
-    nfc: bool = False
-
-
-GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)"
-LLAMA3 = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+"
-    r"|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
-QWEN2 = LLAMA3.replace(r"\p{N}{1,3}", r"\p{N}")
-
-PRE_TOKENIZERS: Mapping[str, PreTokenizer] = {
-    "default": PreTokenizer((r"[\p{P}\$\+<=>\^~\|]+", GPT2, r"\p{N}+", "[0-9][0-9][0-9]")),
-    "gpt-2": PreTokenizer((GPT2,)),
-    "smollm": PreTokenizer((r"\p{N}", GPT2)),
-    "starcoder": PreTokenizer((r"\p{N}", GPT2)),
-    "refact": PreTokenizer((r"\p{N}", GPT2)),
-    "command-r": PreTokenizer((r"\p{N}", GPT2)),
-    "llama-bpe": PreTokenizer((LLAMA3,), whole_words=True, add_bos=True),
-    "qwen2": PreTokenizer((QWEN2,), nfc=True),
-    "deepseek-r1-qwen": PreTokenizer((QWEN2,), nfc=True),
-}
-"""tokenizer.ggml.pre -> what it stands for. Source: llama-vocab.cpp of llama.cpp, which quotes the
-original patterns; nfc, which it leaves out: Qwen2's tokenizer.json."""
-
-NORMAL, CONTROL, USER_DEFINED = 1, 3, 4
-"""tokenizer.ggml.token_type. The last two are found in text as they stand; control is special."""
+from pieria.models.vocabularies import MARK
 
 
 class Tokenizer:
@@ -103,7 +64,8 @@ class Tokenizer:
             raise ValueError(f"{path}: {error}") from None
         backend.no_truncation()
         backend.no_padding()
-        if "add_bos_token" in config or "add_eos_token" in config:
+        ends = [end for end in ("bos", "eos") if config.get(f"{end}_token") is not None]
+        if any(f"add_{end}_token" in config for end in ends):
             backend.post_processor = None  # the config's word counts
         try:
             return Tokenizer(
@@ -118,28 +80,15 @@ class Tokenizer:
 
     @staticmethod
     def from_gguf(metadata: Mapping[str, Any], source: str) -> "Tokenizer":
-        """From the tokenizer.ggml.* keys of a byte-level BPE ("gpt2"). source: for errors."""
-        keys = {k: metadata.get(f"tokenizer.ggml.{k}") for k in GGUF_KEYS}
-        if keys["model"] != "gpt2":
-            raise ValueError(
-                f"{source}: tokenizer.ggml.model={keys['model']!r} is not supported;"
-                " there is: gpt2 (byte-level BPE)"
-            )
-        name = "default" if keys["pre"] is None else keys["pre"]
-        if not isinstance(name, str) or name not in PRE_TOKENIZERS:
-            raise ValueError(
-                f"{source}: tokenizer.ggml.pre={name!r} is not supported;"
-                f" there are: {', '.join(PRE_TOKENIZERS)}"
-            )
-        pre = PRE_TOKENIZERS[name]
-        add_bos = keys["add_bos_token"]
+        """From the tokenizer.ggml.* keys. source: what to call the file in errors."""
+        made = read_vocabulary(metadata, source)
         try:
             return Tokenizer(
-                _byte_level_bpe(keys["tokens"], keys["merges"], keys["token_type"], pre),
-                bos=keys["bos_token_id"],
-                eos=keys["eos_token_id"],
-                add_bos=pre.add_bos if add_bos is None else add_bos is True,
-                add_eos=keys["add_eos_token"] is True,
+                made.backend,
+                bos=made.bos,
+                eos=made.eos,
+                add_bos=made.add_bos,
+                add_eos=made.add_eos,
             )
         except ValueError as error:
             raise ValueError(f"{source}: {error}") from None
@@ -153,7 +102,9 @@ class Tokenizer:
             text.encode()
         except UnicodeEncodeError as error:
             raise ValueError(f"the text is not Unicode: {error}") from None
-        ids: list[int] = self._backend.encode(text, add_special_tokens=add_special_tokens).ids
+        # Unlike `encode`, `encode_batch` lets other threads run meanwhile.
+        [found] = self._backend.encode_batch([text], add_special_tokens=add_special_tokens)
+        ids: list[int] = found.ids
         return self._prefix + ids + self._suffix if add_special_tokens else ids
 
     def decode(self, ids: Sequence[int], skip_special_tokens: bool = True) -> str:
@@ -202,48 +153,6 @@ class Decoder:
         return text
 
 
-GGUF_KEYS = (
-    *("model", "pre", "tokens", "merges", "token_type"),
-    *("bos_token_id", "eos_token_id", "add_bos_token", "add_eos_token"),
-)
-
-
-def _byte_level_bpe(
-    tokens: Any, merges: Any, types: Any, pre: PreTokenizer
-) -> tokenizers.Tokenizer:
-    """ValueError for a vocabulary that is not sound."""
-    for values in (tokens, merges):
-        if not isinstance(values, list) or not all(isinstance(v, str) for v in values):
-            raise ValueError("tokenizer.ggml.tokens and merges must be arrays of strings")
-    vocabulary = {token: id for id, token in enumerate(tokens)}
-    if len(vocabulary) < len(tokens):
-        twice = next(token for id, token in enumerate(tokens) if vocabulary[token] != id)
-        raise ValueError(f"tokenizer.ggml.tokens: {twice!r} occurs twice")
-    types = array("i", [NORMAL]) * len(tokens) if types is None else types
-    if not isinstance(types, array) or len(types) != len(tokens):
-        raise ValueError(f"tokenizer.ggml.token_type must have {len(tokens)} numbers")
-    pairs: list[Any] = [tuple(merge.split(" ")) for merge in merges]
-    wrong = next((merge for merge, pair in zip(merges, pairs, strict=True) if len(pair) != 2), None)
-    if wrong is not None:
-        raise ValueError(f"tokenizer.ggml.merges: {wrong!r} is not a pair")
-    try:
-        model = models.BPE(vocab=vocabulary, merges=pairs, ignore_merges=pre.whole_words)
-    except Exception as error:  # the library raises nothing more exact
-        raise ValueError(f"tokenizer.ggml.merges: {error}") from None
-    backend = tokenizers.Tokenizer(model)
-    if pre.nfc:
-        backend.normalizer = normalizers.NFC()
-    splits = [pre_tokenizers.Split(Regex(pattern), "isolated") for pattern in pre.patterns]
-    to_bytes = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-    backend.pre_tokenizer = pre_tokenizers.Sequence([*splits, to_bytes])
-    backend.decoder = tokenizers.decoders.ByteLevel()
-    found = [
-        (t, kind) for t, kind in zip(tokens, types, strict=True) if kind in (CONTROL, USER_DEFINED)
-    ]
-    backend.add_tokens([AddedToken(t, special=k == CONTROL, normalized=False) for t, k in found])
-    return backend
-
-
 @dataclass(frozen=True)
 class _Spelling:
     """How a vocabulary writes bytes. bytes_of: of a token's text, and whether it was added."""
@@ -253,11 +162,15 @@ class _Spelling:
 
 
 def _spelling(backend: tokenizers.Tokenizer) -> _Spelling:
-    """By the backend's decoder: byte-level as in GPT-2, or SentencePiece's words with marks."""
+    """By the backend's decoder: byte-level as in GPT-2, SentencePiece's words with marks, or BERT's
+    pieces of words.
+    """
     state = json.loads(backend.decoder.__getstate__()) if backend.decoder else {"type": "none"}
     steps = {step["type"]: step for step in state.get("decoders", [state])}
     if steps.keys() == {"ByteLevel"}:
         return _Spelling(_byte_level)
+    if steps.keys() == {"WordPiece"} and steps["WordPiece"]["prefix"] == CONTINUED:
+        return _Spelling(_word_piece, strip_first_space=True)
     if steps.keys() == {"Metaspace"} and steps["Metaspace"]["replacement"] == MARK:
         return _Spelling(_marked, steps["Metaspace"]["prepend_scheme"] != "never")
     marks = {"pattern": {"String": MARK}, "content": " "}
@@ -267,7 +180,7 @@ def _spelling(backend: tokenizers.Tokenizer) -> _Spelling:
         return _Spelling(_marked, "Strip" in steps)
     raise ValueError(
         f"the decoder ({', '.join(steps)}) is not supported;"
-        " there are: ByteLevel; Metaspace; Replace, ByteFallback, Fuse, Strip"
+        " there are: ByteLevel; Metaspace; Replace, ByteFallback, Fuse, Strip; WordPiece"
     )
 
 
@@ -279,8 +192,8 @@ def _alphabet() -> dict[str, int]:
 
 
 BYTE_OF = _alphabet()
-MARK = "\u2581"
-"""SentencePiece's stand-in for a space."""
+CONTINUED = "##"
+"""How WordPiece marks what does not begin a word."""
 
 
 def _byte_level(text: str, added: bool) -> bytes:
@@ -292,6 +205,12 @@ def _byte_level(text: str, added: bool) -> bytes:
 def _marked(text: str, added: bool) -> bytes:
     byte = re.fullmatch("<0x([0-9A-F]{2})>", text)
     return bytes.fromhex(byte[1]) if byte else text.replace(MARK, " ").encode()
+
+
+def _word_piece(text: str, added: bool) -> bytes:
+    """A word begins with a space, also where the decoder would tidy it away."""
+    continued = text.startswith(CONTINUED)
+    return (text.removeprefix(CONTINUED) if continued or added else f" {text}").encode()
 
 
 def _id_of(backend: tokenizers.Tokenizer, config: Mapping[str, Any], name: str) -> int | None:

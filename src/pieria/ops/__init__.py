@@ -4,11 +4,14 @@ from pieria.ops.attention import attention
 from pieria.ops.collectives import all_gather, all_reduce
 from pieria.ops.cross_entropy import cross_entropy
 from pieria.ops.embedding import embedding
+from pieria.ops.experts import experts
 from pieria.ops.geglu import geglu
+from pieria.ops.gelu import gelu
 from pieria.ops.head_linear import head_linear
 from pieria.ops.kv_write import kv_write
 from pieria.ops.latent_attention import latent_attention
 from pieria.ops.latent_write import latent_write
+from pieria.ops.layer_norm import layer_norm
 from pieria.ops.linear import linear
 from pieria.ops.op import (
     REFERENCE,
@@ -28,11 +31,14 @@ from pieria.ops.op import (
     use,
     widen,
 )
+from pieria.ops.pipeline import broadcast, receive, send
 from pieria.ops.paged_attention import Paging, paged_attention
 from pieria.ops.paged_latent_attention import paged_latent_attention
+from pieria.ops.pool import pool
 from pieria.ops.rms_norm import rms_norm
 from pieria.ops.rope import rope
 from pieria.ops.rotary import rotary
+from pieria.ops.route import route
 from pieria.ops.sample import Draws, key, sample
 from pieria.ops.swiglu import swiglu
 from pieria.ops.token_logprobs import token_logprobs
@@ -53,24 +59,32 @@ __all__ = [
     "all_reduce",
     "attention",
     "backends",
+    "broadcast",
     "cross_entropy",
     "embedding",
+    "experts",
     "geglu",
+    "gelu",
     "head_linear",
     "key",
     "kv_write",
     "latent_attention",
     "latent_write",
+    "layer_norm",
     "linear",
     "load",
     "map_tensors",
     "nbytes",
     "paged_attention",
     "paged_latent_attention",
+    "pool",
+    "receive",
     "rms_norm",
     "rope",
     "rotary",
+    "route",
     "sample",
+    "send",
     "swiglu",
     "token_logprobs",
     "trace",

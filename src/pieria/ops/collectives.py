@@ -21,7 +21,7 @@ def all_reduce(x: Tensor, group: Group) -> Tensor:
     """
     if group.size == 1:
         return x
-    _check(x, group)
+    check_connected(x, group)
     total = x.clone(memory_format=torch.contiguous_format)
     dist.all_reduce(total, group=group.handle)
     return total
@@ -57,7 +57,7 @@ def all_gather(x: Tensor, group: Group, dim: int = -1) -> Tensor:
     """
     if group.size == 1:
         return x
-    _check(x, group)
+    check_connected(x, group)
     parts = [torch.empty_like(x, memory_format=torch.contiguous_format) for _ in group.ranks]
     dist.all_gather(parts, x.contiguous(), group=group.handle)
     return torch.cat(parts, dim)
@@ -83,7 +83,8 @@ def _(make: Inputs) -> Iterator[Case]:
     yield Case("one rank", (make.normal(3, 5), Group("tp")))
 
 
-def _check(x: Tensor, group: Group) -> None:
+def check_connected(x: Tensor, group: Group) -> None:
+    """ValueError if ranks cannot talk in this group, or a gradient is wanted."""
     if group.handle is None:
         raise ValueError(f"group {group.axis}={group.size} is not connected; see Mesh.connect")
     if torch.is_grad_enabled() and x.requires_grad:

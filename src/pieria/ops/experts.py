@@ -34,7 +34,7 @@ def experts(
     down_bias_ED: Tensor | None = None,
     *,
     activation: Activation,
-    limit: float = 0.0,
+    limit: float | None = None,
     first: int = 0,
     total: int | None = None,
 ) -> Tensor:
@@ -42,7 +42,7 @@ def experts(
 
     A token's experts are added in their order in its list, in float32 or wider, so that no other
     token changes the sum. Here are experts [first, first + E) of `total` (None: E); others add
-    nothing. weights_TA: float32 or wider. No expert is twice in a token's list.
+    nothing. weights_TA: float32 or wider.
     activation: silu(gate) * up, gelu or its tanh approximation likewise, or "clamped", g *
     sigmoid(1.702 g) * (u + 1) with g = min(gate, limit) and u = up clamped to +-limit (gpt-oss,
     arXiv:2508.10925).
@@ -87,11 +87,14 @@ def _unbind(stack: Tensor | None, count: int) -> tuple[Tensor | None, ...]:
     return (None,) * count if stack is None else stack.unbind(0)
 
 
-def _activated(gate_NF: Tensor, up_NF: Tensor, activation: Activation, limit: float) -> Tensor:
+def _activated(
+    gate_NF: Tensor, up_NF: Tensor, activation: Activation, limit: float | None
+) -> Tensor:
     if activation == "silu":
         return swiglu.reference(gate_NF, up_NF)
     if activation != "clamped":
         return geglu.reference(gate_NF, up_NF, activation == "gelu_tanh")
+    assert limit is not None
     clamped_NF = widen(gate_NF).clamp(max=limit)
     open_NF = clamped_NF * torch.sigmoid(CLAMPED_SLOPE * clamped_NF)
     return (open_NF * (widen(up_NF).clamp(-limit, limit) + 1)).to(gate_NF.dtype)
@@ -189,7 +192,7 @@ def _(make: Inputs) -> Iterator[Case]:
         here, inside, outside = sizes
         total = options.get("total", here)
         turns = [make.permutation(total) for _ in range(-(-tokens * top // total))]
-        x_TD, weights_TA = make.normal(tokens, outside), widen(make.normal(tokens, top))
+        x_TD, weights_TA = make.normal(tokens, outside), widen(make.normal(tokens, top)).softmax(-1)
         into, out = (here, inside, outside), (here, outside, inside)
         matrices = [make.normal(*shape, scale=shape[-1] ** -0.5) for shape in (into, into, out)]
         vectors = [make.normal(*shape[:2]) for shape in (into, into, out)]

@@ -19,7 +19,7 @@ from pieria.ops.op import Backward, Case, Cost, Inputs, nbytes, op, wide_bytes, 
 def latent_attention(
     q_THL: Tensor, latent_TL: Tensor, lengths: tuple[int, ...], *, rank: int, scale: float
 ) -> Tensor:
-    """out_THC: each token's softmax(scale q.latent) average of the latents' first `rank` dimensions.
+    """out_THC: each token's softmax(scale q.latent) average of the first `rank` of the dimensions.
 
     In float32 or wider. lengths: tokens of each sequence; they add up to T. A token sees those of
     its sequence up to itself.

@@ -75,6 +75,7 @@ def paged_attention(
     scale: float,
     window: int | None = None,
     soft_cap: float | None = None,
+    sinks_H: Tensor | None = None,
 ) -> Tensor:
     """out_THV: `attention` of each request's queries over its keys and values, in float32 or wider.
 
@@ -89,7 +90,7 @@ def paged_attention(
         first = oldest_visible(context - len(q_QHK), window)
         k_SGK = gathered(k_cache_PNGK, table_P, first, context)
         v_SGV = gathered(v_cache_PNGV, table_P, first, context)
-        out.append(attend(q_QHK, k_SGK, v_SGV, scale, window, soft_cap))
+        out.append(attend(q_QHK, k_SGK, v_SGV, scale, window, soft_cap, sinks_H=sinks_H))
     return torch.cat(out)
 
 
@@ -117,6 +118,7 @@ def _(
     paging: Paging,
     *,
     window: int | None = None,
+    sinks_H: Tensor | None = None,
     **options: Any,
 ) -> Cost:
     """Two matrix products without hidden pairs; visible keys and values read once per request."""
@@ -126,7 +128,7 @@ def _(
     token_bytes = nbytes(k_cache_PNGK[0, 0], v_cache_PNGV[0, 0])
     return Cost(
         2 * q_THK.shape[1] * (q_THK.shape[2] + out.shape[2]) * pairs,
-        nbytes(q_THK, out) + seen * token_bytes,
+        nbytes(q_THK, sinks_H, out) + seen * token_bytes,
     )
 
 
@@ -156,9 +158,12 @@ def _(make: Inputs) -> Iterator[Case]:
         sizes: tuple[int, int, int, int] = (9, 3, 64, 64),
         page_tokens: int = 16,
         bench: bool = False,
+        sinks: bool = False,
         **options: Any,
     ) -> Case:
         heads, groups, k_size, v_size = sizes
+        if sinks:
+            options["sinks_H"] = make.normal(heads)
         owned = falling_pages(contexts, page_tokens)
         pages = 1 + sum(map(len, owned))
         arguments = (
@@ -178,6 +183,7 @@ def _(make: Inputs) -> Iterator[Case]:
     yield case("mix", (1, 12, 1, 5), (30, 30, 9, 5))
     yield case("mix, window", (1, 12, 1, 9), (30, 30, 9, 40), (4, 4, 16, 16), 4, window=6)
     yield case("mix, soft cap", (1, 12, 1), (30, 30, 9), (4, 1, 16, 16), 4, soft_cap=1.5)
+    yield case("mix, sinks", (1, 12, 1), (30, 30, 25), (6, 2, 16, 16), 4, sinks=True, window=9)
     yield case("narrow values", (3, 1), (9, 20), (4, 2, 24, 8), 4)
     for requests in (1, 32):
         yield case(f"{requests} of 200", (1,) * requests, (200,) * requests, bench=True)

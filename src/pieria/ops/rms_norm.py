@@ -63,11 +63,13 @@ def _(
     wide = wide_bytes(x)
     rows = x.numel() // x.shape[-1]
     is_wide = x.element_size() == wide
+    # The normalised x and the weight that scales it: both wide if there is an offset.
+    factors = wide * (x.numel() + weight.numel()) if offset else nbytes(x)
     return Backward(
         Cost(flops=8 * x.numel(), bytes=2 * nbytes(x, weight) + nbytes(out)),
-        saved=(x, weight) if is_wide else (weight,),
-        # The normalised x, a scale per row (with eps outside: the root too), a widened copy of x.
-        extra_bytes=nbytes(x)
+        saved=(*((x,) if is_wide else ()), *(() if offset else (weight,))),
+        # Besides: a scale per row (with eps outside: the root too), and x if it had to be widened.
+        extra_bytes=factors
         + rows * wide * (2 if eps_outside else 1)
         + (0 if is_wide else wide * x.numel()),
     )

@@ -73,7 +73,7 @@ def _twin(logits_TE: Tensor) -> tuple[Tensor, Tensor]:
 
 def _best(x_TN: Tensor, count: int) -> Tensor:
     """Places of the largest, best first; of equal ones the first is better, a NaN is best."""
-    return x_TN.sort(-1, descending=True, stable=True).indices[:, :count].contiguous()
+    return x_TN.sort(dim=-1, descending=True, stable=True).indices[:, :count].contiguous()
 
 
 @route.shapes

@@ -64,6 +64,21 @@ class Mesh:
         ranks = self.ranks(axis)
         return Group(axis, ranks, ranks.index(self.rank), dict(self.handles).get(axis))
 
+    @property
+    def world(self) -> Group:
+        """All ranks."""
+        return Group("world", tuple(range(self.size)), self.rank, dict(self.handles).get("world"))
+
+    def stage(self, layers: int, index: int | None = None) -> range:
+        """Which of a model's layers pipeline stage `index` computes, default this rank's.
+
+        Stages differ by one layer at most; the first ones have more.
+        """
+        at = self.group("pp").index if index is None else index
+        fewest, more = divmod(layers, self.pp)
+        first = at * fewest + min(at, more)
+        return range(first, first + fewest + (at < more))
+
     def connect(self) -> "Mesh":
         """The same mesh with torch.distributed process groups; every rank of the mesh must call it.
 
@@ -71,7 +86,7 @@ class Mesh:
         """
         import torch.distributed as dist
 
-        handles = []
+        handles: list[tuple[str, Any]] = [("world", dist.group.WORLD)]
         for axis in AXES:
             for ranks in sorted({replace(self, rank=r).ranks(axis) for r in range(self.size)}):
                 if len(ranks) > 1:

@@ -47,17 +47,13 @@ def sample(logits_RV: Tensor, draws: Draws) -> Tensor:
     return tokens_R
 
 
-def _among_all(logits_1V: Tensor, draws: Draws) -> Tensor:
-    """A row without top_k and top_p. One at a time, so that what lies between two steps stays in
-    the cache.
-    """
-    assert draws.temperature_R is not None
-    scaled_1V = scale(logits_1V, draws.temperature_R)
-    if draws.min_p_R is not None:
-        min_p_alone = replace(draws, top_k_R=None, top_p_R=None)
-        scaled_1V = scaled_1V.masked_fill(~allowed(scaled_1V, min_p_alone), float("-inf"))
-    tokens_V = torch.arange(logits_1V.shape[1], device=logits_1V.device)
-    return (scaled_1V + gumbel(draws.keys_R, tokens_V)).argmax(-1)
+def _among_all(scaled_1V: Tensor, key_1: Tensor, min_p_1: Tensor | None) -> Tensor:
+    """A row without top_k and top_p, alone: what one step leaves is in the cache for the next."""
+    if min_p_1 is not None:
+        least_11 = scaled_1V.max(-1, keepdim=True).values + min_p_1.double().log()[:, None]
+        scaled_1V = scaled_1V.masked_fill(scaled_1V < least_11, float("-inf"))
+    tokens_V = torch.arange(scaled_1V.shape[1], device=scaled_1V.device)
+    return (scaled_1V + gumbel(key_1, tokens_V)).argmax(-1)
 
 
 def _among_likeliest(count: int, logits_SV: Tensor, draws: Draws) -> tuple[Tensor, Tensor]:

@@ -1,0 +1,160 @@
+"""Every decision, its reason, and what an error says would work."""
+
+import re
+from typing import Any
+
+import pytest
+
+from pieria.config import Decision
+from pieria.engine import resolve
+from pieria.engine.resolve import ACTIVATION_BYTES
+from pieria.engine.runner_config import RunnerConfig
+
+FAST = frozenset({"float64", "float32", "bfloat16"})
+PLAIN = frozenset({"float64", "float32"})
+GIB = 2**30
+SLOW = "which is slow on this device"
+
+
+@pytest.mark.parametrize(
+    ("asked", "stored", "native", "value", "reason"),
+    [
+        ("float16", "bfloat16", FAST, "float16", "asked for"),
+        ("bfloat16", None, PLAIN, "bfloat16", "asked for"),
+        ("auto", "bfloat16", FAST, "bfloat16", "as the model's files have it"),
+        ("auto", "float32", FAST, "float32", "as the model's files have it"),
+        ("auto", "float64", frozenset(), "float64", "as the model's files have it"),
+        ("auto", "bfloat16", PLAIN, "float32", f"the files have bfloat16, {SLOW}"),
+        ("auto", "float16", FAST, "float32", f"the files have float16, {SLOW}"),
+        ("auto", None, FAST, "bfloat16", "the files do not say, and this device is fast in it"),
+        ("auto", None, PLAIN, "float32", "the files do not say"),
+    ],
+)
+def test_dtype(
+    asked: str, stored: str | None, native: frozenset[str], value: str, reason: str
+) -> None:
+    assert resolve.dtype(asked, stored, native) == Decision("dtype", value, reason)
+
+
+def cache(free_bytes: int = 10 * GIB, **options: Any) -> tuple[int, int, tuple[Decision, ...]]:
+    """1000 bytes a token, 16,000 a page, 1 GiB of weights; options: of RunnerConfig, or these."""
+    facts = {"context": 4096, "token_bytes": 1000, "weight_bytes": GIB, "max_num_seqs": 8}
+    given = {name: options.pop(name, value) for name, value in facts.items()}
+    config = RunnerConfig("m", **options)
+    return resolve.cache(config, free_bytes=free_bytes, free_source="the machine", **given)
+
+
+def reasons(decisions: tuple[Decision, ...]) -> dict[str, tuple[str, str]]:
+    return {d.name: (d.value, d.reason) for d in decisions}
+
+
+def test_a_share_of_what_is_left_beside_the_weights() -> None:
+    left = 16_000 * 2000
+    pages, length, decisions = cache(GIB + ACTIVATION_BYTES + left, max_num_seqs=128)
+    assert (pages, length) == (1000, 4096)
+    assert reasons(decisions) == {
+        "kv cache": (
+            "15.26 MiB, 1000 pages of 16 tokens",
+            "0.5 of the 30.52 MiB that the machine leaves beside 1 GiB of weights",
+        ),
+        "max_model_len": ("4096", "what the model allows"),
+    }
+    pages, *_ = cache(GIB + ACTIVATION_BYTES + left, max_num_seqs=128, memory_fraction=0.9)
+    assert pages == 1800
+
+
+def test_no_more_than_can_be_used() -> None:
+    pages, length, decisions = cache()
+    assert (pages, length) == (8 * 256, 4096)
+    assert reasons(decisions)["kv cache"] == (
+        "31.25 MiB, 2048 pages of 16 tokens",
+        "8 requests of 4096 tokens need no more",
+    )
+    # Of 100 tokens, each needs 7 pages.
+    pages, length, decisions = cache(max_model_len=100)
+    assert (pages, length) == (8 * 7, 100)
+    assert reasons(decisions)["max_model_len"] == ("100", "asked for")
+
+
+def test_a_size_that_was_asked_for() -> None:
+    pages, length, decisions = cache(kv_cache_memory_bytes=16_000 * 300 + 15_999)
+    assert (pages, length) == (300, 4096)
+    assert reasons(decisions)["kv cache"] == ("4.58 MiB, 300 pages of 16 tokens", "asked for")
+    pages, *_ = cache(kv_cache_memory_bytes=100_000_000)
+    assert pages == 6250  # more than 8 requests can use, but asked for
+
+
+def test_a_cache_that_is_shorter_than_the_model_shortens_requests() -> None:
+    pages, length, decisions = cache(kv_cache_memory_bytes=16_000 * 10)
+    assert (pages, length) == (10, 160)
+    assert reasons(decisions)["max_model_len"] == ("160", "what the cache can hold")
+    pages, length, _ = cache(kv_cache_memory_bytes=1000, block_size=1)
+    assert (pages, length) == (1, 1)
+
+
+def test_all_the_room_there_is() -> None:
+    room = 16_000 * 5
+    pages, *_ = cache(GIB + ACTIVATION_BYTES + room, kv_cache_memory_bytes=room)
+    assert pages == 5
+    pages, *_ = cache(GIB + ACTIVATION_BYTES + room, memory_fraction=1.0)
+    assert pages == 5
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            {"max_model_len": 4097},
+            "max_model_len=4097 is more than the 4096 tokens that the model allows",
+        ),
+        (
+            {"free_bytes": GIB + ACTIVATION_BYTES + 15_999},
+            "no page of the cache fits beside 1 GiB of weights and 256 MiB for intermediates; the"
+            " machine allows 1.25 GiB; a narrower --dtype or more --tensor-parallel-size needs"
+            " less",
+        ),
+        ({"free_bytes": 0}, "no page of the cache fits beside 1 GiB of weights"),
+        (
+            {"kv_cache_memory_bytes": 9 * GIB},
+            "a cache of 9 GiB does not fit beside 1 GiB of weights and 256 MiB for intermediates;"
+            f" the machine allows 10 GiB; give --kv-cache-memory-bytes {9 * GIB - ACTIVATION_BYTES}"
+            " or less",
+        ),
+        (
+            {"kv_cache_memory_bytes": 160_000, "max_model_len": 161},
+            "a cache of 156.25 KiB holds 160 tokens, and 161 must fit; give"
+            " --kv-cache-memory-bytes 176000 or more, or a smaller --max-model-len",
+        ),
+        (
+            {"kv_cache_memory_bytes": 15_999},
+            "a cache of 15.62 KiB holds 0 tokens, and 1 must fit; give --kv-cache-memory-bytes"
+            " 16000 or more",
+        ),
+        (
+            {"free_bytes": GIB + ACTIVATION_BYTES + 16_000},
+            "a cache of 7.81 KiB holds 0 tokens, and 1 must fit; give --kv-cache-memory-bytes"
+            " 16000 or more",
+        ),
+    ],
+)
+def test_what_does_not_fit(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match="^" + re.escape(message)):
+        cache(**options)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"kv_cache_memory_bytes": 9 * GIB},
+        {"kv_cache_memory_bytes": 160_000, "max_model_len": 161},
+        {"kv_cache_memory_bytes": 15_999},
+        {"free_bytes": GIB + ACTIVATION_BYTES + 16_000},
+    ],
+)
+def test_what_an_error_proposes_works(options: dict[str, Any]) -> None:
+    with pytest.raises(ValueError) as raised:
+        cache(**options)
+    proposed = re.search(r"--kv-cache-memory-bytes (\d+)", str(raised.value))
+    assert proposed is not None
+    pages, length, _ = cache(**{**options, "kv_cache_memory_bytes": int(proposed[1])})
+    assert pages >= 1 and length >= options.get("max_model_len", 1)

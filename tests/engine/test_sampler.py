@@ -1,0 +1,148 @@
+"""A step's draws against a loop over rows that does what each draw says, in plain Python."""
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from pieria import ops
+from pieria.engine.plan import Draw, Logprob
+from pieria.engine.sampler import draw, logprobs
+from pieria.ops.sample import gumbel
+
+VOCABULARY = 40
+
+
+def logits(rows: int, seed: int = 0) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(rows, VOCABULARY, generator=generator, dtype=torch.float64) * 3
+
+
+def naive(logits_V: list[float], d: Draw) -> int:
+    """One token: bias, penalties, temperature, min_p, top_k, top_p, then the noise of its key."""
+    scores = list(logits_V)
+    for token, added in d.bias:
+        if token < VOCABULARY and token not in d.banned:
+            scores[token] += added
+    for token in d.banned:
+        if token < VOCABULARY:
+            scores[token] = -math.inf
+    for token in {*d.prompt, *d.output}:
+        factor = d.repetition_penalty
+        scores[token] = scores[token] / factor if scores[token] > 0 else scores[token] * factor
+        times = d.output.count(token)
+        scores[token] -= d.frequency_penalty * times + d.presence_penalty * (times > 0)
+    if d.temperature == 0:
+        return max(range(VOCABULARY), key=lambda t: (scores[t], -t))
+    scores = [s / d.temperature for s in scores]
+    best = max(scores)
+    weight = [math.exp(s - best) for s in scores]
+    left = [t for t in range(VOCABULARY) if weight[t] >= d.min_p]
+    left.sort(key=lambda t: (-scores[t], t))
+    if d.top_k > 0:
+        left = left[: d.top_k]
+    if d.top_p < 1:
+        wanted, reached, kept = d.top_p * sum(weight[t] for t in left), 0.0, []
+        for t in left:
+            if reached >= wanted and kept:
+                break
+            kept.append(t)
+            reached += weight[t]
+        left = kept
+    key = torch.tensor([ops.key(d.seed, d.choice, d.position)])
+    noise = gumbel(key, torch.arange(VOCABULARY))[0].tolist()
+    return max(left, key=lambda t: scores[t] + noise[t])
+
+
+TOKENS = st.lists(st.integers(0, VOCABULARY - 1), max_size=6).map(tuple)
+# Steps that float32 holds exactly: the sampler's options go through it.
+DRAWS = st.builds(
+    Draw,
+    position=st.integers(1, 1000),
+    seed=st.integers(-(2**63), 2**63 - 1),
+    choice=st.integers(0, 3),
+    temperature=st.sampled_from([0.0, 0.5, 1.0, 1.75]),
+    top_k=st.sampled_from([0, 1, 3, 10, 100]),
+    top_p=st.sampled_from([1.0, 0.875, 0.5, 0.0078125]),
+    min_p=st.sampled_from([0.0, 0.015625, 0.25, 1.0]),
+    presence_penalty=st.sampled_from([0.0, 0.5, -1.5]),
+    frequency_penalty=st.sampled_from([0.0, 0.25, -0.5]),
+    repetition_penalty=st.sampled_from([1.0, 1.25, 0.5]),
+    prompt=TOKENS,
+    output=TOKENS,
+    bias=st.dictionaries(st.integers(0, VOCABULARY + 3), st.sampled_from([-100.0, -2.0, 5.0])).map(
+        lambda added: tuple(added.items())
+    ),
+    banned=st.lists(st.integers(0, VOCABULARY + 3), max_size=5, unique=True).map(tuple),
+)
+
+
+@pytest.fixture(scope="module", autouse=True, params=["reference", "torch"])
+def backend(request: pytest.FixtureRequest) -> None:
+    ops.use(*([] if request.param == "reference" else [request.param]))
+
+
+@settings(max_examples=150, deadline=None, derandomize=True)
+@given(st.lists(DRAWS, min_size=1, max_size=5), st.integers(0, 100))
+def test_each_row_gets_what_its_draw_says(draws: list[Draw], seed: int) -> None:
+    logits_RV = logits(len(draws), seed)
+    found = draw(logits_RV, draws)
+    assert found.dtype == torch.int64
+    wanted = [naive(row, d) for row, d in zip(logits_RV.tolist(), draws, strict=True)]
+    assert found.tolist() == wanted
+
+
+def test_company_changes_nothing() -> None:
+    logits_RV = logits(4)
+    plain = Draw(position=3, seed=1, temperature=1.0)
+    others = [
+        Draw(position=9, seed=2, temperature=0.5, top_k=3, bias=((1, 5.0),), banned=(2, 3)),
+        Draw(position=1, seed=3, repetition_penalty=1.5, prompt=(1, 2), output=(4, 4)),
+        Draw(position=1, seed=3, top_p=0.5, min_p=0.1, temperature=2.0),
+    ]
+    alone = draw(logits_RV[:1], [plain]).tolist()
+    assert draw(logits_RV, [plain, *others]).tolist()[:1] == alone
+
+
+def test_each_part_of_the_key_counts() -> None:
+    base: dict[str, Any] = {"position": 5, "seed": 6, "choice": 7, "temperature": 1.0}
+    draws = [Draw(**base)] + [Draw(**{**base, name: 8}) for name in ("position", "seed", "choice")]
+    flat_RV = torch.zeros(4, 100_000)
+    assert len(set(draw(flat_RV, draws).tolist())) == 4
+
+
+def test_draws_have_the_distribution_of_the_softmax() -> None:
+    """Of 4000 draws, each share is within 5 standard deviations."""
+    row_V = torch.tensor([2.0, 1.0, 0.0, -1.0, -3.0])
+    count = 4000
+    draws = [Draw(position=i, seed=3, temperature=1.5) for i in range(count)]
+    found = draw(row_V.repeat(count, 1), draws).bincount(minlength=5) / count
+    wanted = torch.softmax(row_V / 1.5, -1)
+    assert ((found - wanted).abs() < 5 * (wanted * (1 - wanted) / count).sqrt()).all()
+
+
+def test_logprobs_are_those_of_the_softmax() -> None:
+    logits_RV = logits(4)
+    wanted_RV = torch.log_softmax(logits_RV, -1)
+    tokens = [3, 7, 11, 39]
+    found = logprobs(logits_RV, tokens, [None, 0, 2, 1000])
+    assert found[0] is None
+    for row, count in ((1, 0), (2, 2), (3, VOCABULARY)):
+        report = found[row]
+        assert isinstance(report, Logprob)
+        assert report.token == tokens[row]
+        assert report.logprob == pytest.approx(float(wanted_RV[row, tokens[row]]), abs=1e-12)
+        better = int((wanted_RV[row] > wanted_RV[row, tokens[row]]).sum())
+        assert report.rank == 1 + better
+        order = wanted_RV[row].argsort(descending=True)[:count].tolist()
+        assert [token for token, _ in report.top] == order
+        values = [float(wanted_RV[row, token]) for token in order]
+        assert [value for _, value in report.top] == pytest.approx(values, abs=1e-12)
+
+
+def test_no_report_is_computed_when_none_is_wanted() -> None:
+    assert logprobs(logits(2), [1, 2], [None, None]) == [None, None]
