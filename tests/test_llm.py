@@ -240,9 +240,12 @@ def test_a_bad_prompt_in_a_batch_raises_and_leaves_nothing(llm: LLM) -> None:
         ([4000], "the prompt has token id 4000; ids are integers below 204"),
         ([3, -1], "the prompt has token id -1"),
     ):
+        before = llm.stats.generated_tokens
         with pytest.raises(ValueError, match=message):
             llm.generate([*good[:3], bad, *good[3:]], long, progress=False)
         until(lambda: idle(llm))
+        # The others did not run to their end.
+        assert llm.stats.generated_tokens - before < 480
     with pytest.raises(ValueError, match="not Unicode"):
         llm.generate(["Hello", "\ud800"], GREEDY, progress=False)
     assert len(llm.generate(good, GREEDY, progress=False)) == 6

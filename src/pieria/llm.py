@@ -352,7 +352,7 @@ class LLM:
 
 
 def _pools(checkpoint: Checkpoint) -> bool:
-    """Whether the model is made for vectors: its files speak of pooling, or it has no next token."""
+    """Whether the model is made for vectors: files speak of pooling, or it has no next token."""
     from pieria.models.embedding_config import embedding_config
 
     keys = Keys(checkpoint.config, str(checkpoint.path))

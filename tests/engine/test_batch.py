@@ -19,22 +19,22 @@ from pieria.models.context import Packed
 
 @st.composite
 def plans(draw: st.DrawFn) -> tuple[int, list[Chunk]]:
-    """(tokens in a page, chunks that share no page)."""
-    page_tokens = draw(st.integers(1, 5))
-    shapes = draw(
-        st.lists(
-            st.tuples(st.integers(0, 12), st.integers(1, 9), st.integers(0, 2)),
-            min_size=1,
-            max_size=5,
-        )
-    )
+    """(tokens in a page, chunks). No page is twice in any table; some were let go."""
+    page_tokens, tables = draw(st.integers(1, 5)), draw(st.integers(1, 2))
+    shape = st.tuples(st.integers(0, 12), st.integers(1, 9), st.integers(0, 2))
+    shapes = draw(st.lists(shape, min_size=1, max_size=5))
     counts = [-(-(start + length) // page_tokens) + spare for start, length, spare in shapes]
-    pages = draw(st.permutations(range(sum(counts) + 3)))
+    pages = draw(st.permutations(range(tables * sum(counts) + 3)))
     chunks = []
     for i, ((start, length, _), count) in enumerate(zip(shapes, counts, strict=True)):
-        own, pages = pages[:count], pages[count:]
+        own = []
+        for _ in range(tables):
+            gone = draw(st.integers(0, start // page_tokens))
+            own.append((-1,) * gone + tuple(pages[gone:count]))
+            pages = pages[count:]
         tokens = tuple(draw(st.lists(st.integers(0, 2**31), min_size=length, max_size=length)))
-        chunks.append(Chunk(str(i), start, tokens, tuple(own)))
+        states = draw(st.integers(-1, 3)), 4 + i
+        chunks.append(Chunk(str(i), start, tokens, tuple(own), *states))
     return page_tokens, chunks
 
 
@@ -42,28 +42,35 @@ def plans(draw: st.DrawFn) -> tuple[int, list[Chunk]]:
 @given(plans())
 def test_slots_positions_and_paging(plan: tuple[int, list[Chunk]]) -> None:
     page_tokens, chunks = plan
-    tokens_T, context = pack(chunks, page_tokens, (), "cpu")
-    assert tokens_T.dtype == context.positions_T.dtype == context.slots_T.dtype == torch.int64
-    tokens, positions, slots = (
-        t.tolist() for t in (tokens_T, context.positions_T, context.slots_T)
-    )
-    starts = context.paging.query_starts_R1.tolist()
+    tokens_T, context = pack(chunks, page_tokens, (), (), "cpu")
+    assert tokens_T.dtype == context.positions_T.dtype == torch.int64
+    tokens, positions = tokens_T.tolist(), context.positions_T.tolist()
+    starts = context.query_starts_R1.tolist()
     assert starts[0] == 0 and starts[-1] == len(tokens)
-    assert len(set(slots)) == len(slots)
+    assert len(context.slots) == len(context.pagings) == len(chunks[0].tables)
+    assert context.state_slots.reads_R.tolist() == [c.reads for c in chunks]
+    assert context.state_slots.writes_R.tolist() == [c.writes for c in chunks]
     for i, chunk in enumerate(chunks):
         part = slice(starts[i], starts[i + 1])
-        # Every place of the request's pages, in order.
-        places = [page * page_tokens + at for page in chunk.pages for at in range(page_tokens)]
-        first, last = chunk.start, chunk.start + len(chunk.tokens)
         assert tokens[part] == list(chunk.tokens)
-        assert positions[part] == list(range(first, last))
-        assert slots[part] == places[first:last]
-        # As many pages as its tokens need; where a longer table reaches, zeros.
-        needed = -(-last // page_tokens)
-        row = context.paging.table_RP[i].tolist()
-        assert row == list(chunk.pages[:needed]) + [0] * (len(row) - needed)
-        assert context.paging.contexts_R[i] == context.paging.contexts[i] == last
-        assert context.paging.queries[i] == len(chunk.tokens)
+        assert positions[part] == list(range(chunk.start, chunk.start + len(chunk.tokens)))
+        assert context.state_slots.lengths[i] == len(chunk.tokens)
+    for table, (slots_T, paging) in enumerate(zip(context.slots, context.pagings, strict=True)):
+        assert slots_T.dtype == torch.int64 and len(slots_T.unique()) == len(tokens)
+        assert paging.query_starts_R1.tolist() == starts
+        for i, chunk in enumerate(chunks):
+            pages, last = chunk.tables[table], chunk.start + len(chunk.tokens)
+            # Every place of the request's pages, in order.
+            places = [page * page_tokens + at for page in pages for at in range(page_tokens)]
+            assert slots_T[starts[i] : starts[i + 1]].tolist() == places[chunk.start : last]
+            # As many pages as its tokens need, and any for those that were let go.
+            needed = -(-last // page_tokens)
+            row = paging.table_RP[i].tolist()
+            shown = zip(row[:needed], pages[:needed], strict=True)
+            assert all(found == page or page < 0 <= found for found, page in shown)
+            assert len(row) >= needed and all(page >= 0 for page in row)
+            assert paging.contexts_R[i] == paging.contexts[i] == last
+            assert paging.queries[i] == len(chunk.tokens)
 
 
 LENGTHS = (11, 7, 1, 18)
@@ -101,11 +108,18 @@ def test_attention_in_pieces_is_attention_over_the_whole(
     firsts = [sum(LENGTHS[:i]) for i in range(len(LENGTHS))]
     for start in range(0, max(LENGTHS), most):
         live = [i for i, n in enumerate(LENGTHS) if start < n]
+        # With a window, pages that the first token does not see were let go.
+        gone = max(0, start + 1 - config.window) // PAGE_TOKENS if config.window else 0
         chunks = [
-            Chunk(str(i), start, (0,) * (min(LENGTHS[i], start + most) - start), pages[i])
+            Chunk(
+                str(i),
+                start,
+                (0,) * (min(LENGTHS[i], start + most) - start),
+                ((-1,) * gone + pages[i][gone:],),
+            )
             for i in live
         ]
-        _, context = pack(chunks, PAGE_TOKENS, [(), cache], "cpu")
+        _, context = pack(chunks, PAGE_TOKENS, [(), cache], [None, 0], "cpu")
         rows = torch.cat(
             [
                 torch.arange(firsts[i] + c.start, firsts[i] + c.end)

@@ -26,6 +26,9 @@ from tests.engine.toy_factory import STOP, settings
 ROOT = Path(__file__).parents[2]
 FACTORY = "tests.engine.toy_factory:prepare"
 
+LARGE = {"pages": 4000, "max_model_len": 15_000}
+"""Room for requests that go on for longer than any test."""
+
 Start = Callable[[str, dict[str, Any], Any], Awaitable[EngineClient]]
 
 
@@ -44,7 +47,7 @@ async def engine(
     start: Start = EngineClient.start_thread, **told: Any
 ) -> AsyncIterator[EngineClient]:
     """An engine that is ready, closed in the end."""
-    made = await start(FACTORY, settings(**told), RealTime())
+    made = await start(FACTORY, settings(**{**LARGE, **told}), RealTime())
     try:
         await made.wait_ready()
         yield made
@@ -57,7 +60,7 @@ def add(id: str, tokens: tuple[int, ...] = (1, 2, 3), max_tokens: int = 8, **par
 
 
 def endless(id: str) -> Add:
-    return add(id, max_tokens=190, ignore_eos=True)
+    return add(id, max_tokens=14_000, ignore_eos=True)
 
 
 async def news_of(client: EngineClient, *adds: Add) -> dict[str, list[Output]]:
@@ -159,7 +162,7 @@ async def test_one_of_several_may_be_aborted() -> None:
 
 
 async def test_what_cannot_be_served_is_an_output() -> None:
-    async with engine() as client:
+    async with engine(max_model_len=200) as client:
         good = add("good", max_tokens=40, ignore_eos=True)
         good_story, bad = await asyncio.gather(
             news_of(client, good), news_of(client, add("bad", (1,) * 300))
@@ -209,6 +212,14 @@ async def test_an_engine_that_cannot_begin(
     assert client.failure == cause
 
 
+async def test_the_cause_is_not_lost_on_those_who_write_when_the_engine_ends() -> None:
+    client = await EngineClient.start_thread(FACTORY, settings(crash="out of luck"), RealTime())
+    RealTime().sleep(0.1)  # meanwhile it ends, and this loop has not heard of it
+    with pytest.raises(EngineDead, match="RuntimeError: out of luck"):
+        await news_of(client, add("a"))
+    await client.close()
+
+
 async def test_settings_without_a_scheduler() -> None:
     client = await EngineClient.start_thread(FACTORY, {"runner": {}}, RealTime())
     with pytest.raises(EngineDead, match="KeyError: 'scheduler'"):
@@ -242,7 +253,8 @@ async def test_what_came_before_the_end_is_still_read() -> None:
             async for output in client.stream([endless("a")]):
                 await asyncio.sleep(0.01)
                 found += output.tokens
-        assert found == alone(endless("a"), frozenset({STOP})).tokens[:5]
+        short = add("a", max_tokens=5, ignore_eos=True)
+        assert found == alone(short, frozenset({STOP})).tokens
 
 
 async def test_closing_ends_streams() -> None:
@@ -287,7 +299,8 @@ async def test_heartbeats_show_that_an_idle_engine_lives(monkeypatch: pytest.Mon
 async def test_an_engine_in_a_long_step_is_not_progressing() -> None:
     """A step of 50 ms, during which the clock jumps."""
     clock = ManualTime()
-    client = await EngineClient.start_thread(FACTORY, settings(step_seconds=0.05), clock)
+    told = settings(step_seconds=0.05, **LARGE)
+    client = await EngineClient.start_thread(FACTORY, told, clock)
     await client.wait_ready()
     reader = asyncio.create_task(news_of(client, endless("a")))
     await until(lambda: client.stats.steps >= 1)

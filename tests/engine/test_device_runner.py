@@ -8,6 +8,7 @@ import torch
 from pieria import ops
 from pieria.engine import device_runner
 from pieria.engine.device_runner import DeviceRunner
+from pieria.engine.layout import layout
 from pieria.engine.place import allocate
 from pieria.engine.plan import Chunk, Draw, StepPlan
 from pieria.hardware import devices
@@ -16,25 +17,32 @@ from pieria.models.decoder import Decoder
 from tests.engine.real import VOCABULARY, tiny_model
 
 PAGE_TOKENS = 4
+WINDOWS = (None, None, None)
 TOKENS = tuple((7 * i * i + 3 * i) % VOCABULARY for i in range(40))
 
 
 @pytest.fixture(scope="module")
 def model() -> Decoder:
     ops.use()
-    return tiny_model()
+    return tiny_model(windows=WINDOWS)
+
+
+def runner_of(model: Decoder) -> DeviceRunner:
+    arranged = layout(model.cache_specs())
+    stage = range(len(arranged.specs))
+    caches = allocate(arranged, stage, 32, 0, PAGE_TOKENS, devices.find("cpu"))
+    return DeviceRunner(model, caches, arranged.tables, PAGE_TOKENS, "cpu")
 
 
 @pytest.fixture
 def runner(model: Decoder) -> DeviceRunner:
-    caches = allocate(model.cache_specs(), 32, PAGE_TOKENS, devices.find("cpu"))
-    return DeviceRunner(model, caches, PAGE_TOKENS, "cpu")
+    return runner_of(model)
 
 
 def chunk(
     request: str, tokens: Sequence[int], start: int, end: int, pages: range, **more: object
 ) -> Chunk:
-    return Chunk(request, start, tuple(tokens[start:end]), tuple(pages), **more)  # type: ignore[arg-type]
+    return Chunk(request, start, tuple(tokens[start:end]), (tuple(pages),), **more)  # type: ignore[arg-type]
 
 
 def logits_of(model: Decoder, tokens: Sequence[int]) -> torch.Tensor:
@@ -135,10 +143,9 @@ def test_prompt_logprobs_in_blocks_of_rows(
 @pytest.mark.parametrize("broken", [float("nan"), float("inf")])
 def test_logits_that_are_not_finite_are_that_requests_error(broken: float) -> None:
     ops.use()
-    model = tiny_model()
+    model = tiny_model(windows=WINDOWS)
     model.embed.weight.data[96] = broken
-    caches = allocate(model.cache_specs(), 8, PAGE_TOKENS, devices.find("cpu"))
-    made = DeviceRunner(model, caches, PAGE_TOKENS, "cpu")
+    made = runner_of(model)
     plan = StepPlan(
         (
             chunk("bad", (1, 96, 2), 0, 3, range(1), draw=Draw(3, 0, temperature=1.0)),

@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pieria.clock import RealTime
 from pieria.engine import link
 from pieria.engine.link import LONGEST_MESSAGE, AsyncLink, BlockingLink, Closed, pack
 from pieria.engine.messages import (
@@ -298,6 +299,7 @@ def test_closing_ends_a_thread_that_receives(ends: Ends) -> None:
 
     waiting = in_thread(receive)
     started.wait(timeout=20)
+    RealTime().sleep(0.05)  # it should be within `recv` by now, which is the hard case
     engine.close()
     with pytest.raises(Closed):
         waiting()

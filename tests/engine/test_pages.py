@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
@@ -14,8 +15,8 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from pieria.engine.pages import Pages
-from tests.engine.profiles import CATCH, MANY, MODEST
+from pieria.engine.pages import Pages, most_pages
+from tests.engine.profiles import CATCH, MANY, MODEST, STEADY
 
 
 def make(count: int = 4) -> tuple[Pages, list[int]]:
@@ -94,6 +95,48 @@ def test_an_evicted_page_is_no_longer_published() -> None:
     assert pages.cached == 0
 
 
+def test_a_page_withdrawn_while_cached_is_free_and_nobody_is_told() -> None:
+    pages, evicted = make(2)
+    first, second = pages.take(2)
+    pages.publish(first)
+    pages.release([first, second])
+    pages.withdraw(first)
+    assert (pages.available, pages.held, pages.cached) == (2, 0, 0)
+    assert sorted(pages.take(2)) == [0, 1]
+    assert not evicted
+
+
+def test_a_page_withdrawn_while_held_is_free_after_its_holder() -> None:
+    pages, _ = make(1)
+    (page,) = pages.take(1)
+    pages.publish(page)
+    assert pages.published(page)
+    pages.withdraw(page)
+    assert not pages.published(page)
+    assert (pages.held, pages.cached) == (1, 0)
+    pages.release([page])
+    assert (pages.held, pages.cached, pages.available) == (0, 0, 1)
+
+
+def test_evicting_a_page_may_withdraw_others() -> None:
+    """As when a node of the prefix tree goes: no more is evicted than is needed then."""
+    pages = Pages(4, lambda page: [pages.withdraw(other) for other in with_it.pop(page)])
+    a, b, c, d = pages.take(4)
+    with_it = {a: [b, c]}
+    for page in (a, b, c, d):
+        pages.publish(page)
+        pages.release([page])
+    assert sorted(pages.take(3)) == [a, b, c]
+    assert (pages.held, pages.cached, pages.available) == (3, 1, 1)
+    pages.check()
+
+
+def _withdraw_twice(pages: Pages, page: int) -> None:
+    pages.publish(page)
+    pages.withdraw(page)
+    pages.withdraw(page)
+
+
 def _release_twice(pages: Pages, page: int) -> None:
     pages.release([page])
     pages.release([page])
@@ -115,13 +158,53 @@ def _publish_free(pages: Pages, page: int) -> None:
 
 
 @pytest.mark.parametrize(
-    "mistake", [_release_twice, _publish_twice, _hold_free, _publish_free, lambda p, _: p.take(2)]
+    "mistake",
+    [
+        _release_twice,
+        _publish_twice,
+        _withdraw_twice,
+        _hold_free,
+        _publish_free,
+        lambda pages, page: pages.take(2),
+    ],
 )
 def test_mistakes_of_the_caller_are_refused(mistake: Callable[[Pages, int], object]) -> None:
     pages, _ = make(2)
     (page,) = pages.take(1)
     with pytest.raises(AssertionError):
         mistake(pages, page)
+
+
+WINDOWS = st.lists(st.none() | st.integers(1, 12), min_size=1, max_size=3)
+
+
+def seen_pages(window: int | None, n: int, computed: int, count: int) -> int:
+    """Pages that tokens [computed, computed + count) are in, or see from their first page on."""
+    begin = computed // n * n
+    oldest = 0 if window is None else max(0, min(begin - window + 1, begin - 1))
+    return len({position // n for position in range(oldest, computed + count)})
+
+
+@STEADY
+@given(WINDOWS, st.integers(1, 5), st.integers(1, 40), st.integers(1, 14))
+def test_most_pages_is_what_the_worst_step_needs(
+    windows: list[int | None], n: int, tokens: int, step: int
+) -> None:
+    steps = [(c, k) for c in range(tokens) for k in range(1, min(step, tokens - c) + 1)]
+    peak = max(sum(seen_pages(w, n, c, k) for w in windows) for c, k in steps)
+    most = most_pages(windows, n, tokens, step)
+    assert peak <= most <= peak + 2 * len(windows)
+    if len(windows) == 1 and tokens >= (windows[0] or 0) + step + 2 * n:
+        assert most == peak
+
+
+def test_most_pages_of_known_cases() -> None:
+    assert most_pages([None], 16, 4096, 2048) == 256
+    assert most_pages([None], 16, 4097, 1) == 257
+    # The 1023 tokens before one, in 64 pages, and a step of one token.
+    assert most_pages([1024], 16, 4096, 1) == 65
+    assert most_pages([1024], 16, 100, 1) == 7
+    assert most_pages([None, 1024, 1024], 16, 4096, 2048) == 256 + 2 * (64 + 1 + 128)
 
 
 class PagesMachine(RuleBasedStateMachine):
@@ -177,6 +260,15 @@ class PagesMachine(RuleBasedStateMachine):
         self.pages.publish(page)
         self.published.add(page)
 
+    @precondition(lambda self: self.published)
+    @rule(data=st.data())
+    def withdraw(self, data: st.DataObject) -> None:
+        page = data.draw(st.sampled_from(sorted(self.published)))
+        self.pages.withdraw(page)
+        self.published.remove(page)
+        if page in self.cached:
+            self.cached.remove(page)
+
     @invariant()
     def agrees(self) -> None:
         if not hasattr(self, "pages"):
@@ -185,6 +277,7 @@ class PagesMachine(RuleBasedStateMachine):
         assert self.pages.held == len(self.held())
         assert self.pages.cached == len(self.cached)
         assert self.pages.available == self.count - len(self.held())
+        assert {p for p in range(self.count) if self.pages.published(p)} == self.published
 
 
 class TestPages(PagesMachine.TestCase):
@@ -222,6 +315,16 @@ def _free_what_is_shared(self: Pages, pages: Sequence[int]) -> None:
     self._free += [p for p in pages if self._holders[p]]
 
 
+def _withdraw_but_keep(self: Pages, page: int) -> None:
+    self._published[page] = False
+
+
+def _withdraw_into_the_free(self: Pages, page: int) -> None:
+    self._published[page] = False
+    self._cached.pop(page, None)
+    self._free.append(page)
+
+
 _release, _take = Pages.release, Pages.take
 
 MUTANTS = [
@@ -230,6 +333,8 @@ MUTANTS = [
     ("hold", _hold_but_leave_evictable),
     ("take", _take_the_newest),
     ("take", _take_and_forget_to_tell),
+    ("withdraw", _withdraw_but_keep),
+    ("withdraw", _withdraw_into_the_free),
 ]
 
 

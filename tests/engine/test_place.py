@@ -10,6 +10,7 @@ import torch
 
 from pieria.engine import place as place_module
 from pieria.engine.device_runner import DeviceRunner
+from pieria.engine.layout import layout
 from pieria.engine.place import allocate, place, stored_dtype
 from pieria.engine.plan import Chunk, Draw, StepPlan
 from pieria.engine.process import Prepared
@@ -19,7 +20,6 @@ from pieria.hardware import cpu, devices
 from pieria.hardware.spec import Quantity
 from pieria.models.cache_spec import Array, CacheSpec
 from pieria.models.checkpoint import Checkpoint, open_checkpoint
-from pieria.models.decoder import Decoder
 from pieria.parallel.mesh import Mesh
 from tests.models import tiny
 
@@ -56,13 +56,14 @@ def test_a_checkpoint_is_placed_and_runs(folder: Path) -> None:
     assert (prepared.pages, prepared.page_tokens) == ((1 << 20) // (768 * 16), 16)
     assert (prepared.max_model_len, prepared.stop_ids) == (512, frozenset({2}))
     assert reasons(prepared) == {
+        "family": ("llama", "by the architecture its config names"),
         "dtype": ("float32", "as the model's files have it"),
         "kv cache": ("1020 KiB, 85 pages of 16 tokens", "asked for"),
         "max_model_len": ("512", "what the model allows"),
         "threads": ("1", "asked for"),
     }
     tokens = (5, 9, 3, 7)
-    plan = StepPlan((Chunk("a", 0, tokens, (84,), Draw(4, 0)),))
+    plan = StepPlan((Chunk("a", 0, tokens, ((84,),), draw=Draw(4, 0)),))
     [result] = prepared.runner.run(plan).chunks
     assert result.token == int(tiny.logits(tiny.model("Llama"), torch.tensor(tokens))[-1].argmax())
     prepared.runner.close()
@@ -96,16 +97,16 @@ def test_memory_is_a_share_of_what_is_free(folder: Path, monkeypatch: pytest.Mon
 
 
 def test_the_tightest_rank_decides(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Another rank found less memory free: both must have the same pages."""
-    monkeypatch.setattr(devices, "free_memory", lambda device: Quantity(2 << 30, "B", "here"))
+    """Another rank found room for fewer pages and shorter requests: all must have the same."""
 
-    def gathered(x: torch.Tensor, group: object) -> torch.Tensor:
-        return torch.cat([x, x.new_tensor([300 << 20])])
+    def gathered(x: torch.Tensor, group: object, dim: int = -1) -> torch.Tensor:
+        return torch.cat([x, x.new_tensor([[20, 0, 320]])])
 
     monkeypatch.setattr(place_module.ops, "all_gather", gathered)
-    told = settings(folder, kv_cache_memory_bytes=50 << 20)
-    with pytest.raises(ValueError, match="here allows 300 MiB"):
-        place(told, Mesh())
+    prepared = place(settings(folder), Mesh())
+    assert (prepared.pages, prepared.max_model_len) == (20, 320)
+    assert isinstance(prepared.runner, DeviceRunner)
+    assert {len(array) for layer in prepared.runner.caches for array in layer} == {20}
 
 
 @pytest.mark.parametrize(
@@ -149,27 +150,34 @@ def test_stored_dtype_of_files(folder: Path, smollm2: Path) -> None:
     assert stored_dtype(open_checkpoint(smollm2)) is None
 
 
+KEYS = (Array("k", (2, 8), torch.float16), Array("v", (2, 4), torch.float16))
+STATE = (Array("state", (3, 5), torch.float64),)
+
+
 def test_allocate() -> None:
-    specs = (
-        CacheSpec((Array("k", (2, 8), torch.float16), Array("v", (2, 4), torch.float16))),
-        CacheSpec((Array("latent", (24,), torch.float64),)),
-        CacheSpec(),
-    )
-    caches = allocate(specs, 5, 3, devices.find("cpu"))
+    """Layers with different windows share arrays, of which a page belongs to one of them."""
+    specs = [CacheSpec(KEYS), CacheSpec(KEYS, 9), CacheSpec(state=STATE), CacheSpec(KEYS)]
+    arranged = layout([*specs, CacheSpec(KEYS, 9)])
+    caches = allocate(arranged, range(5), 5, 7, 3, devices.find("cpu"))
+    keys = [((5, 3, 2, 8), torch.float16), ((5, 3, 2, 4), torch.float16)]
     assert [[(a.shape, a.dtype) for a in layer] for layer in caches] == [
-        [((5, 3, 2, 8), torch.float16), ((5, 3, 2, 4), torch.float16)],
-        [((5, 3, 24), torch.float64)],
-        [],
+        keys,
+        keys,
+        [((7, 3, 5), torch.float64)],
+        keys,
+        keys,
     ]
     assert all(not a.any() for layer in caches for a in layer)
-    assert len({a.data_ptr() for layer in caches for a in layer}) == 3
+    for table in set(arranged.tables) - {None}:
+        own = [c[0].data_ptr() for c, t in zip(caches, arranged.tables, strict=True) if t == table]
+        assert len(set(own)) == len(own)
+    assert len({a.data_ptr() for layer in caches for a in layer}) == 2 * 2 + 1
 
 
-def test_layers_with_a_state_are_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    specs = (CacheSpec(state=(Array("state", (2, 8), torch.float32),)),)
-    monkeypatch.setattr(Decoder, "cache_specs", lambda self: specs)
-    with pytest.raises(ValueError, match="layers with per-request state are not served yet"):
-        place(settings(folder), Mesh())
+def test_allocate_for_some_layers() -> None:
+    arranged = layout([CacheSpec(KEYS)] * 4)
+    caches = allocate(arranged, range(1, 3), 5, 0, 3, devices.find("cpu"))
+    assert [len(layer) for layer in caches] == [0, 2, 2, 0]
 
 
 def test_a_device_that_is_not_here(folder: Path) -> None:

@@ -4,7 +4,7 @@ import pytest
 
 from pieria.engine.messages import Add
 from pieria.engine.policies import POLICIES, Policy, fcfs, longest_prefix, priority
-from pieria.engine.prefix_cache import PrefixCache
+from pieria.engine.prefix_cache import PrefixCache, Table
 from pieria.engine.request import Request
 from pieria.engine.sampling_params import SamplingParams
 
@@ -20,11 +20,17 @@ def order(policy: Policy, cache: PrefixCache, *requests: Request) -> list[int]:
     return [r.arrival for r in sorted(requests, key=lambda r: policy(r, cache))]
 
 
+def publish(cache: PrefixCache, tokens: list[int]) -> None:
+    tables = [Table()]
+    cache.extend(tables, len(tokens) // 2)
+    cache.publish(("", ""), tokens, tables, 0, len(tokens) // 2)
+
+
 @pytest.fixture
 def cache() -> PrefixCache:
     """Holds the pages (1, 2) and (1, 2, 3, 4) of salt ""."""
     cache = PrefixCache(8, 2)
-    cache.publish(("", ""), [1, 2, 3, 4], cache.pages.take(2), 0, 2)
+    publish(cache, [1, 2, 3, 4])
     return cache
 
 
@@ -73,5 +79,5 @@ def test_a_rank_that_orders_running_requests_does_not_change(
     before = policy(one, cache)
     one.tokens += [4, 5, 6]
     one.computed = 5
-    cache.publish(("", ""), [1, 2, 7, 7], [0, *cache.pages.take(1)], 2, 2)
+    publish(cache, [1, 2, 3, 4, 5, 6])
     assert policy(one, cache) == before

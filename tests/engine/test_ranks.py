@@ -87,3 +87,11 @@ def test_a_rank_that_dies_ends_the_engine(ranks: Prepared) -> None:
 def test_a_size_that_does_not_divide_is_refused(folder: Path) -> None:
     with pytest.raises(ValueError, match="sizes that work: 1, 2"):
         prepare(settings(folder, tensor_parallel_size=4))
+
+
+def test_a_rank_that_cannot_start_ends_the_engine(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.executable", "/bin/false")
+    with pytest.raises(RunnerLost, match="rank 1 exited with code 1 at its start"):
+        prepare(settings(folder, tensor_parallel_size=2))

@@ -24,7 +24,7 @@ def request(output: tuple[int, ...] = (), max_tokens: int = 4, **params: Any) ->
 def test_a_new_request_has_everything_to_compute() -> None:
     new = request()
     assert (new.id, new.key, new.pending, new.output_length) == ("a", ("s", "t"), 3, 0)
-    assert (new.computed, new.table, new.prompt_length) == (0, [], 3)
+    assert (new.computed, new.tables, new.states, new.prompt_length) == (0, [], [], 3)
 
 
 def test_pending_is_what_is_known_and_not_computed() -> None:

@@ -201,7 +201,10 @@ async def test_no_stop_string_before_min_tokens() -> None:
 
 async def test_a_choice_that_met_its_stop_string_is_aborted_and_never_heard_of_again() -> None:
     script = Script([A, B, C] * 50, [C, C, C, C, EOS])
-    deltas = await deltas_of(script, n=2, stop="b", max_tokens=100)
+    deltas = []
+    async for delta in engine(script).stream([BOS], SamplingParams(n=2, stop="b", max_tokens=100)):
+        deltas.append(delta)
+        assert script.in_flight == 2 - sum(d.finish_reason is not None for d in deltas)
     assert len(script.aborted) == 1 and script.aborted[0].endswith("-0")
     texts = ["".join(d.text for d in deltas if d.choice == i) for i in (0, 1)]
     assert texts == ["a", "cccc"]

@@ -1,8 +1,10 @@
-"""A model without mathematics: the next token is a hash of all before it, as the pages hold it.
+"""A model without mathematics: the next token is a hash of all that pages and states hold of it.
 
-Each slot of a page holds a digest of its token and of the digest in the slot before, as keys and
-values hold what a token saw. A draw reads all slots through the page table, so a wrong table, a
-missed write or a page reused too early changes tokens. `alone` is the naive loop. Torch-free.
+Each slot of a page holds a mark of its token and of all that the token sees: the marks of those
+before it, in each page table as far back as its window, and the state before it. A draw reads what
+its token sees through the page tables, and the state. So a wrong table, a missed write, a page let
+go or reused too early and a state of other tokens change tokens. `alone` is the naive loop.
+Torch-free.
 """
 
 from array import array
@@ -15,50 +17,118 @@ from pieria.engine.plan import Chunk, ChunkResult, Draw, Logprob, StepPlan, Step
 
 VOCABULARY = 12
 
+Windows = tuple[int | None, ...]
+
 
 class ToyRunner:
-    """Keeps every plan it ran. fails: request id -> the error that its chunks end in."""
+    """Keeps every plan it ran. fails: request id -> the error that its chunks end in.
+
+    windows: how far back tokens look in each page table. states: how many there are, if it keeps
+    one per request.
+    """
 
     def __init__(
-        self, pages: int, page_tokens: int, fails: Mapping[str, str] | None = None
+        self,
+        pages: int,
+        page_tokens: int,
+        fails: Mapping[str, str] | None = None,
+        windows: Windows = (None,),
+        states: int = 0,
     ) -> None:
         self.page_tokens = page_tokens
+        self.windows = windows
         self.fails = {} if fails is None else fails
         self.plans: list[StepPlan] = []
         self.closed = False
-        self._slots = array("Q", [0] * pages * page_tokens)
+        self.slots = array("Q", [0] * pages * page_tokens)
+        self.states = array("Q", [0] * states)
 
     def run(self, plan: StepPlan) -> StepResult:
         assert not self.closed
         self.plans.append(plan)
-        for chunk in plan.chunks:
-            for position, token in enumerate(chunk.tokens, chunk.start):
-                before = self._slots[self.slot(chunk, position - 1)] if position else 0
-                self._slots[self.slot(chunk, position)] = digest(before, token)
-        return StepResult(tuple(self._result(chunk) for chunk in plan.chunks))
+        left = [self._compute(chunk) for chunk in plan.chunks]
+        return StepResult(tuple(map(self._result, plan.chunks, left)))
 
     def close(self) -> None:
         self.closed = True
 
-    def slot(self, chunk: Chunk, position: int) -> int:
+    def visible(self, chunk: Chunk, asker: int, end: int) -> list[int]:
+        """Where that lies which token `asker` sees of the tokens before `end`, in all tables."""
+        return [
+            self.slot(chunk, table, position)
+            for table, window in enumerate(self.windows)
+            for position in range(oldest(asker, window), end)
+        ]
+
+    def slot(self, chunk: Chunk, table: int, position: int) -> int:
         """Where the page table says that a token lies."""
         page, offset = divmod(position, self.page_tokens)
-        return chunk.pages[page] * self.page_tokens + offset
+        assert chunk.tables[table][page] >= 0, f"page {page} of table {table} was let go"
+        return chunk.tables[table][page] * self.page_tokens + offset
 
-    def _result(self, chunk: Chunk) -> ChunkResult:
+    def _compute(self, chunk: Chunk) -> list[int]:
+        """Write what is remembered of the chunk's tokens; the states after each of them."""
+        assert (chunk.writes >= 0) == (len(self.states) > 0)
+        assert (chunk.reads >= 0) == (chunk.writes >= 0 and chunk.start > 0)
+        state = self.states[chunk.reads] if chunk.reads >= 0 else 0
+        states = []
+        for position, token in enumerate(chunk.tokens, chunk.start):
+            seen = [self.slots[s] for s in self.visible(chunk, position, position)]
+            made = mark(token, seen, state)
+            for table in range(len(self.windows)):
+                self.slots[self.slot(chunk, table, position)] = made + table
+            state = after(state, token) if self.states else 0
+            states.append(state)
+        if chunk.writes >= 0:
+            self.states[chunk.writes] = state
+        return states
+
+    def _result(self, chunk: Chunk, states: Sequence[int]) -> ChunkResult:
         if chunk.request in self.fails:
             return ChunkResult(chunk.request, error=self.fails[chunk.request])
-        seen = [self._slots[self.slot(chunk, p)] for p in range(chunk.end)]
         token = logprob = None
         if chunk.draw is not None:
-            token = draw_token(seen, chunk.draw)
+            state = self.states[chunk.writes] if chunk.writes >= 0 else 0
+            known = [*self._seen(chunk, chunk.end - 1), state]
+            token = draw_token(known, chunk.draw)
             if chunk.draw.logprobs is not None:
-                logprob = report(seen, token, chunk.draw.logprobs)
+                logprob = report(known, token, chunk.draw.logprobs)
         prompt_logprobs = tuple(
-            report(seen[: position + 1], target, chunk.prompt_logprobs or 0)
-            for position, target in enumerate(chunk.targets, chunk.start)
+            report([*self._seen(chunk, chunk.start + i), states[i]], t, chunk.prompt_logprobs or 0)
+            for i, t in enumerate(chunk.targets)
         )
         return ChunkResult(chunk.request, token, logprob, prompt_logprobs)
+
+    def _seen(self, chunk: Chunk, position: int) -> list[int]:
+        """What a token sees, itself included."""
+        return [self.slots[s] for s in self.visible(chunk, position, position + 1)]
+
+
+class History:
+    """What is remembered of a text that is read from its beginning."""
+
+    def __init__(self, windows: Windows = (None,), stateful: bool = False) -> None:
+        self.windows = windows
+        self.stateful = stateful
+        self.marks: list[int] = []
+        self.states = [0]
+
+    def read(self, tokens: Sequence[int]) -> None:
+        for token in tokens:
+            seen = self._visible(len(self.marks), len(self.marks))
+            self.marks.append(mark(token, seen, self.states[-1]))
+            self.states.append(after(self.states[-1], token) if self.stateful else 0)
+
+    def seen(self) -> list[int]:
+        """What a draw after the last token depends on."""
+        return [*self._visible(len(self.marks) - 1, len(self.marks)), self.states[-1]]
+
+    def _visible(self, asker: int, end: int) -> list[int]:
+        return [
+            made + table
+            for table, window in enumerate(self.windows)
+            for made in self.marks[oldest(asker, window) : end]
+        ]
 
 
 @dataclass
@@ -72,15 +142,17 @@ class Story:
     stop_reason: int | None = None
 
 
-def alone(add: Add, stop_ids: frozenset[int]) -> Story:
+def alone(
+    add: Add, stop_ids: frozenset[int], windows: Windows = (None,), stateful: bool = False
+) -> Story:
     """What a request gets when nobody else is there: no pages, no chunks, no cache."""
     p = add.params
     story = Story()
-    seen: list[int] = []
+    history = History(windows, stateful)
     for token in add.tokens:
-        if seen and p.prompt_logprobs is not None:
-            story.prompt_logprobs.append(report(seen, token, p.prompt_logprobs))
-        seen.append(digest(seen[-1] if seen else 0, token))
+        if history.marks and p.prompt_logprobs is not None:
+            story.prompt_logprobs.append(report(history.seen(), token, p.prompt_logprobs))
+        history.read([token])
     stops = stop_ids | set(p.stop_token_ids or ())
     looks_back = (p.presence_penalty, p.frequency_penalty, p.repetition_penalty) != (0, 0, 1)
     while story.finish_reason is None:
@@ -102,10 +174,10 @@ def alone(add: Add, stop_ids: frozenset[int]) -> Story:
             banned=tuple(sorted(stops)) if drawn < p.min_tokens else (),
             logprobs=p.logprobs,
         )
-        token = draw_token(seen, draw)
+        token = draw_token(history.seen(), draw)
         if p.logprobs is not None:
-            story.logprobs.append(report(seen, token, p.logprobs))
-        seen.append(digest(seen[-1], token))
+            story.logprobs.append(report(history.seen(), token, p.logprobs))
+        history.read([token])
         story.tokens.append(token)
         if drawn + 1 >= p.min_tokens and token in (p.stop_token_ids or ()):
             story.finish_reason, story.stop_reason = "stop", token
@@ -116,9 +188,19 @@ def alone(add: Add, stop_ids: frozenset[int]) -> Story:
     return story
 
 
-def digest(before: int, token: int) -> int:
-    """Of a token and all before it; never 0, which an unwritten slot holds."""
-    return (before * 6364136223846793005 + token * 1442695040888963407 + 1) % 2**64 or 1
+def oldest(position: int, window: int | None) -> int:
+    """The first token that the one at `position` sees."""
+    return 0 if window is None else max(0, position - window + 1)
+
+
+def mark(token: int, seen: Sequence[int], state: int) -> int:
+    """Of a token, what it sees and the state before it; never 0, as in a slot never written."""
+    return 1 + _hash([*seen, state], str(token))
+
+
+def after(state: int, token: int) -> int:
+    """The state after a token."""
+    return (state * 6364136223846793005 + token * 1442695040888963407 + 1) % 2**64
 
 
 def draw_token(seen: Sequence[int], draw: Draw) -> int:

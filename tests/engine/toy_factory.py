@@ -1,8 +1,9 @@
 """Engines around a toy runner, for threads and processes. Torch-free.
 
-settings["runner"] says how one behaves: pages, page_tokens, max_model_len; step_seconds: how long a
-step takes; refuse, crash: what its start raises; lost: the step in which the runner is gone; bad:
-id of a request in whose presence every step fails; waits: a file that it waits for to begin.
+settings["runner"] says how one behaves: pages, page_tokens, windows, states, max_model_len;
+step_seconds: how long a step takes; refuse, crash: what its start raises; lost: the step in which
+the runner is gone; bad: id of a request in whose presence every step fails; waits: a file that it
+waits for to begin.
 """
 
 import sys
@@ -24,7 +25,12 @@ class Unreliable(ToyRunner):
     """A toy runner that takes its time, and may fail."""
 
     def __init__(self, told: dict[str, Any]) -> None:
-        super().__init__(told.get("pages", 64), told.get("page_tokens", 4))
+        super().__init__(
+            told.get("pages", 64),
+            told.get("page_tokens", 4),
+            windows=tuple(told.get("windows", (None,))),
+            states=told.get("states", 0),
+        )
         self.told = told
 
     def run(self, plan: StepPlan) -> StepResult:
@@ -59,4 +65,6 @@ def prepare(settings: dict[str, Any]) -> Prepared:
         max_model_len=told.get("max_model_len", 200),
         stop_ids=frozenset({STOP}),
         decisions=(("torch", str("torch" in sys.modules), "a test"),),
+        windows=runner.windows,
+        states=len(runner.states),
     )

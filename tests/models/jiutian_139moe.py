@@ -83,7 +83,9 @@ def logits(made: dict[str, Tensor], tokens: list[int]) -> Tensor:
         x = [row + more for row, more in zip(x, mixed, strict=True)]
         weight = made[layer + "post_attention_layernorm.weight"]
         x = [row + experts(made, layer, _norm(row, weight))[0] for row in x]
-    return torch.stack([made["lm_head.weight"] @ _norm(row, made["model.norm.weight"]) for row in x])
+    return torch.stack(
+        [made["lm_head.weight"] @ _norm(row, made["model.norm.weight"]) for row in x]
+    )
 
 
 def experts(made: dict[str, Tensor], layer: str, x: Tensor) -> tuple[Tensor, bool]:

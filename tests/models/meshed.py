@@ -15,9 +15,7 @@ from pieria.models.loader import build, load
 from pieria.parallel.mesh import Mesh
 
 
-def check_logits(
-    wanted: dict[Path, Tensor], tokens: Tensor, store: Path, tp: int, ep: int
-) -> None:
+def check_logits(wanted: dict[Path, Tensor], tokens: Tensor, store: Path, tp: int, ep: int) -> None:
     """Every rank's logits of one sequence, in float64, against those `wanted` of each model.
 
     store: a file that is not there yet.

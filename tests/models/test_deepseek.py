@@ -51,7 +51,7 @@ YARN = {
         "mscale_all_dim": 0.9,
         "beta_fast": 32,
         "beta_slow": 1,
-        "original_max_position_embeddings": 64,
+        "original_max_position_embeddings": 16,
     }
 }
 CASES: dict[str, tuple[str, dict[str, Any]]] = {

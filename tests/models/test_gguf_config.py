@@ -153,13 +153,26 @@ def test_rope_factors(tmp_path: Path) -> None:
         ({"llama.block_count": None}, "model.gguf: llama: block_count is missing"),
         ({"llama.block_count": "2"}, "block_count='2' must be a positive integer"),
         ({"llama.attention.head_count": [4, 4]}, "attention.head_count=[4, 4] must be"),
-        ({"llama.expert_count": 8}, "expert_count=8: mixtures of experts are not supported"),
+        (
+            {"general.architecture": "qwen2", "qwen2.expert_count": 8},
+            "expert_count=8: mixtures of experts are not supported",
+        ),
+        ({"llama.expert_count": True}, "num_local_experts=True must be a positive integer"),
         ({"tokenizer.ggml.tokens": None}, "model.gguf: there is no vocabulary"),
     ],
 )
 def test_what_cannot_be_told_is_refused(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=re.escape(message)):
-        hf_config(opened(**changes))
+        as_model(hf_config(opened(**changes)))
+
+
+def test_llamas_architecture_with_experts_is_mixtral() -> None:
+    experts = {"llama.expert_count": 4, "llama.expert_used_count": 2}
+    config = hf_config(opened(**experts))
+    assert (config["architectures"], config["model_type"]) == (["MixtralForCausalLM"], "mixtral")
+    made = as_model(config)
+    assert (made.layers[0].mlp.experts, made.layers[0].mlp.top) == (4, 2)
+    assert as_model(hf_config(opened(**{"llama.expert_count": 0}))).family == "llama"
 
 
 @pytest.mark.parametrize(

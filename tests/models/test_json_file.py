@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from pieria.models import json_file
-from pieria.models.json_file import parse_json, read_bounded, read_json
+from pieria.models.json_file import parse_json, read_bounded, read_json, read_json_list
 
 
 def test_an_object(tmp_path: Path) -> None:
@@ -31,6 +31,16 @@ def test_an_object(tmp_path: Path) -> None:
 def test_what_is_refused(data: bytes, message: str) -> None:
     with pytest.raises(ValueError, match=re.escape(message)):
         parse_json(data, "x")
+
+
+def test_an_array(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    path.write_text('[1, {"a": 2}]')
+    assert read_json_list(path) == [1, {"a": 2}]
+    for text, message in (("{}", "expected a JSON array, found dict"), ("[1], 2", "invalid JSON")):
+        path.write_text(text)
+        with pytest.raises(ValueError, match=message):
+            read_json_list(path)
 
 
 def test_size_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

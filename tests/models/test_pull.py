@@ -260,6 +260,15 @@ def test_safetensors_from_the_hub(hub: Hub) -> None:
     assert pull("o/m") == resolve("o/m") == path
 
 
+def test_what_sentence_transformers_says_of_a_model_is_fetched_too(hub: Hub) -> None:
+    hub.files["o/m"] = [
+        *("config.json", "model.safetensors", "modules.json", "1_Pooling/config.json"),
+        *("2_Dense/model.safetensors", "onnx/config.json", "1_Pooling/sub/config.json"),
+    ]
+    pull("o/m", progress=False)
+    assert sorted(hub.asked) == sorted(hub.files["o/m"][:4])
+
+
 def test_shards_from_the_hub(hub: Hub) -> None:
     shards = [f"model-0000{i}-of-00002.safetensors" for i in (1, 2)]
     hub.files["o/m"] = ["config.json", "model.safetensors.index.json", *shards]

@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from tokenizers import AddedToken, decoders, models, pre_tokenizers
 
 from pieria.models.gguf import read_gguf
-from pieria.models.tokenizer import PRE_TOKENIZERS, Tokenizer, _alphabet
+from pieria.models.pre_tokenizers import PRE_TOKENIZERS
+from pieria.models.tokenizer import Tokenizer, _alphabet
 
 TEXTS = [
     "",
@@ -157,126 +158,6 @@ def test_ids_out_of_range(smol: Tokenizer) -> None:
 def test_text_that_is_not_unicode(smol: Tokenizer) -> None:
     with pytest.raises(ValueError, match="the text is not Unicode"):
         smol.encode("a\ud800b")
-
-
-# Pre-tokenizers, with a vocabulary of single bytes so that the pieces can be seen.
-
-
-def gguf(name: str | None, **changes: Any) -> dict[str, Any]:
-    tokens = list(_alphabet())
-    values = {
-        "model": "gpt2",
-        "pre": name,
-        "tokens": [*tokens, "<s>", "</s>", "  x"],
-        "merges": [],
-        "token_type": array("i", [1] * 256 + [3, 3, 4]),
-        "bos_token_id": 256,
-        "eos_token_id": 257,
-        **changes,
-    }
-    return {f"tokenizer.ggml.{k}": v for k, v in values.items() if v is not None}
-
-
-def pieces(tokenizer: Tokenizer, text: str) -> list[str]:
-    split = tokenizer._backend.pre_tokenizer.pre_tokenize_str(text)
-    return [text[start:end] for _, (start, end) in split]
-
-
-def split_by(pattern: str) -> Callable[[str], list[str]]:
-    splitter = pre_tokenizers.Split(tokenizers.Regex(pattern), "isolated")
-    return lambda text: [piece for piece, _ in splitter.pre_tokenize_str(text)]
-
-
-@settings(deadline=None, max_examples=200)
-@given(TEXT)
-def test_gpt2_pieces(text: str) -> None:
-    level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
-    expected = [text[a:b] for _, (a, b) in level.pre_tokenize_str(text)]
-    assert pieces(GPT2, text) == expected
-
-
-GPT2 = Tokenizer.from_gguf(gguf("gpt-2"), "test")
-LLAMA3 = Tokenizer.from_gguf(gguf("llama-bpe"), "test")
-QWEN2 = Tokenizer.from_gguf(gguf("qwen2"), "test")
-
-
-def test_pieces_of_numbers_and_words() -> None:
-    text = "It's 12345 + 6 = x1\n\n  yes!!\n I'LL"
-    assert pieces(LLAMA3, text) == [
-        *("It", "'s", " ", "123", "45", " +", " ", "6", " =", " x", "1"),
-        *("\n\n", " ", " yes", "!!\n", " I", "'LL"),
-    ]
-    assert pieces(QWEN2, text) == [
-        *("It", "'s", " ", "1", "2", "3", "4", "5", " +", " ", "6", " =", " x", "1"),
-        *("\n\n", " ", " yes", "!!\n", " I", "'LL"),
-    ]
-    smollm = Tokenizer.from_gguf(gguf("smollm"), "test")
-    assert pieces(smollm, "a  12 'S it's") == ["a", "  ", "1", "2", " '", "S", " it", "'s"]
-    default = Tokenizer.from_gguf(gguf(None), "test")
-    assert pieces(default, "a 1234567?! $x") == ["a", " ", "123", "456", "7", "?!", " ", "$", "x"]
-
-
-def test_normal_forms() -> None:
-    assert QWEN2.encode("e\u0301") == QWEN2.encode("\u00e9")
-    assert LLAMA3.encode("e\u0301", False) != LLAMA3.encode("\u00e9", False)
-
-
-def test_whole_words_come_before_merges() -> None:
-    """llama-bpe takes a piece that is a token as it is, although no merge makes it."""
-    tokens = [*_alphabet(), "cat"]
-    changes = {"tokens": tokens, "token_type": None, "bos_token_id": None, "eos_token_id": None}
-    assert Tokenizer.from_gguf(gguf("llama-bpe", **changes), "x").encode("cat") == [256]
-    assert len(Tokenizer.from_gguf(gguf("gpt-2", **changes), "x").encode("cat")) == 3
-
-
-def test_tokens_around_a_text() -> None:
-    a = GPT2.encode("a")
-    assert LLAMA3.encode("a") == [256, *a]
-    assert LLAMA3.encode("a", add_special_tokens=False) == a
-    plain = Tokenizer.from_gguf(gguf("llama-bpe", add_bos_token=False), "x")
-    assert plain.encode("a") == a
-    both = Tokenizer.from_gguf(gguf("gpt-2", add_bos_token=True, add_eos_token=True), "x")
-    assert both.encode("a") == [256, *a, 257]
-    assert both.encode("<s>a", add_special_tokens=False) == [256, *a]
-
-
-def test_added_tokens() -> None:
-    assert GPT2.special_ids == {256, 257}
-    assert GPT2.encode("a  x") == [*GPT2.encode("a"), 258]
-    assert GPT2.token_bytes(258) == b"  x"
-    assert GPT2.decode([258, 256]) == "  x"
-    assert GPT2.decode([258, 256], skip_special_tokens=False) == "  x<s>"
-    assert [GPT2.token_bytes(id) for id in GPT2.encode("é")] == [b"\xc3", b"\xa9"]
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"model": "llama"}, "model.gguf: tokenizer.ggml.model='llama' is not supported"),
-        ({"pre": "viking"}, "tokenizer.ggml.pre='viking' is not supported; there are: default,"),
-        ({"tokens": None}, "tokenizer.ggml.tokens and merges must be arrays"),
-        ({"merges": None}, "tokenizer.ggml.tokens and merges must be arrays"),
-        ({"tokens": ["a", "b", "a"]}, "tokenizer.ggml.tokens: 'a' occurs twice"),
-        ({"token_type": array("i", [1])}, "tokenizer.ggml.token_type must have 259 numbers"),
-        ({"token_type": [""] * 259}, "tokenizer.ggml.token_type must have 259 numbers"),
-        ({"tokens": [["a"]]}, "tokenizer.ggml.tokens and merges must be arrays of strings"),
-        ({"pre": ["a"]}, "tokenizer.ggml.pre=['a'] is not supported"),
-        ({"merges": ["ab"]}, "tokenizer.ggml.merges: 'ab' is not a pair"),
-        ({"merges": ["a b"]}, "tokenizer.ggml.merges: "),
-        ({"eos_token_id": 259}, "special token id 259 must be from 0 to 258"),
-        ({"bos_token_id": "1"}, "special token id '1' must be from 0 to 258"),
-    ],
-)
-def test_a_vocabulary_that_is_not_sound(changes: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=re.escape(message)) as caught:
-        Tokenizer.from_gguf(gguf("gpt-2", **changes), "model.gguf")
-    assert str(caught.value).startswith("model.gguf: ")
-
-
-def test_every_name_makes_one() -> None:
-    for name in PRE_TOKENIZERS:
-        made = Tokenizer.from_gguf(gguf(name), name)
-        assert made.decode(made.encode("Ab 12!\n", False)) == "Ab 12!\n"
 
 
 # tokenizer.json

@@ -103,6 +103,29 @@ def test_attention_is_torchs() -> None:
     torch.testing.assert_close(got, want[0].transpose(0, 1))
 
 
+@pytest.mark.parametrize("backend", [(), ("torch",)], ids=["reference", "torch"])
+@pytest.mark.parametrize("block", [1, 200, 2**24])
+@pytest.mark.parametrize("soft_cap", [None, 1.5])
+def test_attention_both_ways_sees_the_whole_sequence(
+    monkeypatch: pytest.MonkeyPatch, backend: tuple[str, ...], block: int, soft_cap: float | None
+) -> None:
+    monkeypatch.setattr(module, "BLOCK_SCORES", block)
+    lengths, scale = (7, 1, 12), 0.3
+    q_THK, k_TGK, v_TGV = random(20, 6, 8), random(20, 2, 8), random(20, 2, 5)
+    ops.use(*backend)
+    got = ops.attention(q_THK, k_TGK, v_TGV, lengths, scale=scale, soft_cap=soft_cap, causal=False)
+    ops.use()
+    wanted = []
+    parts = (torch.split(x, list(lengths)) for x in (q_THK, k_TGK, v_TGV))
+    for q, k, v in zip(*parts, strict=True):
+        k, v = (x.repeat_interleave(3, 1) for x in (k, v))
+        scores = torch.einsum("qhk,shk->hqs", q, k) * scale
+        if soft_cap is not None:
+            scores = soft_cap * torch.tanh(scores / soft_cap)
+        wanted.append(torch.einsum("hqs,shv->qhv", scores.softmax(-1), v))
+    torch.testing.assert_close(got, torch.cat(wanted))
+
+
 @given(st.integers(1, 60), st.integers(0, 60), st.integers(1, 5), WINDOWS, st.integers(1, 200))
 @settings(max_examples=200, deadline=None)
 def test_blocks_hold_every_query_once_with_the_keys_it_sees(

@@ -39,6 +39,31 @@ def test_gated_units_are_those_of_transformers(name: str, op: ops.Op, options: t
     torch.testing.assert_close(op(gate, up, *options), ACT2FN[name](gate) * up)
 
 
+@pytest.mark.parametrize(("name", "tanh"), [("gelu", False), ("gelu_pytorch_tanh", True)])
+def test_gelu_is_that_of_transformers(name: str, tanh: bool) -> None:
+    x = 3 * random(4, 33)
+    torch.testing.assert_close(ops.gelu(x, tanh), ACT2FN[name](x))
+
+
+def test_layer_norm_takes_the_mean_away_and_divides_by_the_deviation() -> None:
+    x = torch.tensor([[1.0, 2.0, 3.0, 6.0]]).double()
+    weight, bias = torch.tensor([[1.0, 2.0, 1.0, 1.0], [0.0, 0.0, 5.0, 0.0]]).double()
+    y = ops.layer_norm(x, weight, bias, 0.5)
+    root = 4.0**0.5  # of the variance 14/4 and eps
+    assert y.tolist() == [pytest.approx([-2 / root, -2 / root, 5.0, 3 / root])]
+    narrow = ops.layer_norm(*(t.bfloat16() for t in (x, weight, bias)), 0.5)
+    torch.testing.assert_close(narrow, y.bfloat16())
+
+
+def test_pooling() -> None:
+    x_TD = torch.arange(12.0).view(6, 2)
+    assert ops.pool(x_TD, (1, 3, 2), "mean").tolist() == [[0, 1], [4, 5], [9, 10]]
+    assert ops.pool(x_TD, (1, 3, 2), "first").tolist() == [[0, 1], [2, 3], [8, 9]]
+    assert ops.pool(x_TD, (1, 3, 2), "last").tolist() == [[0, 1], [6, 7], [10, 11]]
+    many = torch.full((4096, 1), 1.0 + 2**-7).bfloat16()
+    assert torch.equal(ops.pool(many, (4096,), "mean"), many[:1]), "summed in a narrow dtype"
+
+
 def test_embeddings_of_the_parts_of_a_vocabulary_add_up() -> None:
     weight_VD, tokens_T = random(12, 5), torch.tensor([0, 11, 3, 4, 7, 3])
     parts = [ops.embedding(tokens_T, weight_VD[i : i + 4], first=i) for i in (0, 4, 8)]

@@ -11,10 +11,13 @@ from torch import Tensor
 
 from pieria import ops
 from pieria.engine.plan import Chunk
+from pieria.models.cache_spec import Array
 from pieria.models.config import AttentionConfig, LatentConfig
 
 LayerCache = tuple[Tensor, ...]
-"""What one layer remembers: an array [pages, page_tokens, ...] for each `token` of its CacheSpec."""
+"""What one layer remembers: for each `token` of its CacheSpec an array [pages, page_tokens, ...], or
+for each `state` one [slots, ...].
+"""
 
 
 @dataclass(frozen=True)
@@ -22,8 +25,8 @@ class Paged:
     """The `Context` of serving: what layers remember goes to their pages, and is read from there.
 
     slots: of each page table, where each token goes, int64 [T]. pagings: of each page table.
-    tables: of each layer, its page table; None where it keeps a state. reads, writes: of each
-    request, the state to go on from (-1: the beginning) and the one to leave, int64 [R].
+    tables: of each layer, its page table; None where it keeps a state. state_slots: of all layers
+    that keep one.
     """
 
     positions_T: Tensor
@@ -31,8 +34,7 @@ class Paged:
     pagings: tuple[ops.Paging, ...]
     tables: Sequence[int | None]
     caches: Sequence[LayerCache]
-    reads_R: Tensor
-    writes_R: Tensor
+    state_slots: ops.Slots
 
     @property
     def query_starts_R1(self) -> Tensor:
@@ -73,6 +75,12 @@ class Paged:
             q_THL, cache_PNL, paging, rank=config.kv_rank, scale=config.scale
         )
 
+    def states(
+        self, layer: int, state: tuple[Array, ...]
+    ) -> tuple[tuple[Tensor, ...], ops.Slots]:
+        assert self.tables[layer] is None, f"layer {layer} keeps pages, not a state"
+        return self.caches[layer], self.state_slots
+
     def _table(self, layer: int) -> tuple[Tensor, ops.Paging]:
         table = self.tables[layer]
         assert table is not None, f"layer {layer} keeps a state, not pages"
@@ -93,6 +101,7 @@ def pack(
 
     slots = []
     pagings = []
+    queries, contexts = [len(c.tokens) for c in chunks], [c.end for c in chunks]
     for table in range(len(chunks[0].tables)):
         pages = [c.tables[table][: -(-c.end // page_tokens)] for c in chunks]
         slots.append(
@@ -104,7 +113,6 @@ def pack(
         )
         # Pages that were let go are never read; any page's number will do for them.
         shown = [[max(page, 0) for page in held] for held in pages]
-        queries, contexts = [len(c.tokens) for c in chunks], [c.end for c in chunks]
         pagings.append(ops.Paging.of(shown, queries, contexts, device))
     context = Paged(
         positions_T=tensor([p for c in chunks for p in range(c.start, c.end)]),
@@ -112,7 +120,8 @@ def pack(
         pagings=tuple(pagings),
         tables=tables,
         caches=caches,
-        reads_R=tensor([c.reads for c in chunks]),
-        writes_R=tensor([c.writes for c in chunks]),
+        state_slots=ops.Slots.of(
+            queries, [c.reads for c in chunks], [c.writes for c in chunks], device
+        ),
     )
     return tensor([t for c in chunks for t in c.tokens]), context

@@ -1,4 +1,4 @@
-"""Texts to vectors and to choices: whole sequences through a model in packed batches, without pages.
+"""Texts to vectors and choices: whole sequences through a model in packed batches, without pages.
 
 Knows a loaded model and token ids. Does not know text, nor how requests are scheduled.
 """
@@ -96,9 +96,7 @@ class Embedder:
             first = last
 
 
-def open_embedder(
-    config: RunnerConfig, batch_tokens: int
-) -> tuple[Embedder, tuple[Decision, ...]]:
+def open_embedder(config: RunnerConfig, batch_tokens: int) -> tuple[Embedder, tuple[Decision, ...]]:
     """The model that `config` names, loaded into this process, and what was decided.
 
     ValueError for a bad option or an unsupported model.

@@ -9,9 +9,9 @@ Every page is in exactly one of three states:
     cached  published, held by nobody: kept for a later hit, taken back when pages run short
 
 `release` hands pages back deepest first, and whoever holds a page holds every page before it in its
-sequence. So in `_cached`, which is ordered by when pages were let go, a page always comes after the
-pages that continue it: taking from the front evicts the least recently used leaf, without looking
-at the tree.
+sequence, but for those that are out of its layers' window. So in `_cached`, which is ordered by
+when pages were let go, a page comes after all that cannot be used without it: taking from the front
+evicts the least recently used leaf, without looking at the tree.
 """
 
 from collections import OrderedDict
@@ -109,9 +109,10 @@ def most_pages(
     step_tokens: most tokens of a step; what it computes is remembered before older pages are let
     go.
     """
+    whole = -(-tokens // page_tokens)
     most = 0
     for window in windows:
-        seen = tokens if window is None else window + step_tokens
-        # A window, and a chunk, may begin and end within a page.
-        most += min(-(-tokens // page_tokens), -(-seen // page_tokens) + 2)
+        # Full pages that the step's first token sees, the one that it lies in, and those after it.
+        seen = whole if window is None else -(-(max(window, 2) - 1) // page_tokens)
+        most += min(whole, seen + 1 + -(-(step_tokens - 1) // page_tokens))
     return most

@@ -39,6 +39,7 @@ def place(settings: dict[str, Any], mesh: Mesh) -> Prepared:
     checkpoint = open_checkpoint(Path(config.model))
     dtype = resolve.dtype(config.dtype, stored_dtype(checkpoint), device.spec.native_dtypes)
     model = build(checkpoint, mesh, getattr(torch, dtype.value))
+    recognised = Decision("family", model.config.family, "by the architecture its config names")
     if not model.config.generates:
         raise ValueError(
             f"{config.model}: {model.config.family} models do not generate; use LLM.embed"
@@ -71,7 +72,9 @@ def place(settings: dict[str, Any], mesh: Mesh) -> Prepared:
         page_tokens=config.block_size,
         max_model_len=sizes.max_model_len,
         stop_ids=checkpoint.stop_ids,
-        decisions=tuple((d.name, d.value, d.reason) for d in (dtype, *sizes.decisions, threads)),
+        decisions=tuple(
+            (d.name, d.value, d.reason) for d in (recognised, dtype, *sizes.decisions, threads)
+        ),
         windows=arranged.windows,
         states=sizes.states,
     )

@@ -41,7 +41,7 @@ class Chunk(msgspec.Struct, frozen=True, gc=False):
 
     tables: the request's pages in each page table, enough for every token up to the chunk's end;
     those that no token of the chunk sees may be -1. reads, writes: the state to go on from (-1: the
-    beginning) and the one to leave, where the model keeps one per request; else -1.
+    beginning) and the one to leave, never the same, where the model keeps one per request; else -1.
     draw: present when the chunk reaches the end of what is known, so that the next token is wanted.
     targets, prompt_logprobs: the prompt tokens that follow each of `tokens`, where their
     log-probabilities are wanted, with this many alternatives; both empty when none are asked.

@@ -12,8 +12,8 @@ look at all tokens, the last ones where they look through a window, and the stat
 Knows tokens, pages and states. Does not know requests, nor what a page's content is.
 """
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 from pieria.engine.pages import Pages
 
@@ -31,10 +31,11 @@ ABSENT = -1
 class Table:
     """A request's pages in one page table, in the order of its tokens.
 
-    Those before `first` were let go, because no later token sees them.
+    Those before `first` were let go, because no later token sees them; ABSENT stands for them.
+    All tables of a request are equally long.
     """
 
-    pages: list[int] = field(default_factory=list)
+    pages: tuple[int, ...] = ()
     first: int = 0
 
 
@@ -57,14 +58,18 @@ class _Node:
         self.state = ABSENT
         self.children: dict[Edge, _Node] = {}
 
+    @property
+    def empty(self) -> bool:
+        return self.state == ABSENT and all(page == ABSENT for page in self.pages)
+
 
 class PrefixCache:
     """Pages of `page_tokens` tokens, states, and the tree of those that are published.
 
     windows: of each page table, how many tokens back its layers look; None: all. states: how many
-    states there are; 0 for a model without. A caller holds what `match`, `pages.take` and
-    `states.take` gave it until it gives it back. With `enabled` False nothing is ever published,
-    so nothing is ever found.
+    states there are; 0 for a model without. A caller holds what `match`, `extend` and `states.take`
+    gave it until it gives it back. With `enabled` False nothing is ever published, so nothing is
+    ever found.
     """
 
     def __init__(
@@ -96,7 +101,7 @@ class PrefixCache:
             held = [node.pages[number] for node in path[first:]]
             for page in held:
                 self.pages.hold(page)
-            tables.append(Table([ABSENT] * first + held, first))
+            tables.append(Table((*[ABSENT] * first, *held), first))
         state = path[-1].state if path and self.states.count else ABSENT
         if state != ABSENT:
             self.states.hold(state)
@@ -105,6 +110,12 @@ class PrefixCache:
     def matched_tokens(self, key: Key, tokens: Sequence[int]) -> int:
         """How many tokens `match` would find, holding nothing."""
         return len(self._usable(key, tokens)) * self.page_tokens
+
+    def extend(self, tables: Sequence[Table], count: int) -> None:
+        """`count` more pages for each table of a request."""
+        taken = self.pages.take(count * len(tables))
+        for i, table in enumerate(tables):
+            table.pages += tuple(taken[i * count : (i + 1) * count])
 
     def publish(
         self,
@@ -117,37 +128,42 @@ class PrefixCache:
     ) -> int:
         """Offer pages [first, last) of a request's tables, full and computed; those before were.
 
-        state: what the request remembers after page `last`, if it keeps a state. Where another
-        request has published the same tokens already, its pages replace ours in the tables and ours
-        are let go: one beginning has one page in each table. Returns the state to go on from.
+        state: what the request remembers at the end of page last - 1, if it keeps a state. Where
+        another request has published the same tokens already, its pages replace ours in the tables
+        and ours are let go: one beginning has one page in each table, and one state. Returns the
+        state to go on from.
         """
-        if not self.enabled or first >= last:
+        if not self.enabled or first == last:
             return state
-        node = self._root if first == 0 else self._node_of(tables, first - 1)
+        # A request holds its last full page in every table, so that node is there.
+        node = self._of_page[tables[0].pages[first - 1]][0] if first else self._root
+        nodes = []
         for i in range(first, last):
             edge = self._edge(key, tokens, i)
             child = node.children.get(edge)
             if child is None:
                 child = node.children[edge] = _Node(node, edge, len(self.windows))
-            for number, table in enumerate(tables):
-                self._publish_page(child, number, table, i)
+            nodes.append(child)
             node = child
-        return self._publish_state(node, state)
+        for number, table in enumerate(tables):
+            ours = table.pages[first:last]
+            kept = tuple(map(self._publish_page, nodes, [number] * len(nodes), ours))
+            if kept != ours:
+                table.pages = (*table.pages[:first], *kept, *table.pages[last:])
+        return state if state == ABSENT else self._publish_state(node, state)
 
     def release(self, tables: Sequence[Table]) -> None:
         """Give back all pages of a request."""
-        depth = max((len(t.pages) for t in tables), default=0)
-        self.pages.release(
-            [t.pages[i] for i in range(depth) for t in tables if t.first <= i < len(t.pages)]
-        )
+        by_depth = zip(*(table.pages for table in tables), strict=True)
+        self.pages.release([page for pages in by_depth for page in pages if page != ABSENT])
 
     def slide(self, tables: Sequence[Table], computed: int) -> None:
-        """Let go of the pages that no token from number `computed` on sees."""
+        """Let go of the pages that no token from the page of number `computed` on sees."""
         for table, window in zip(tables, self.windows, strict=True):
-            first = min(self.first_visible(window, computed // self.page_tokens), len(table.pages))
+            first = self.first_visible(window, computed // self.page_tokens)
             if first > table.first:
                 self.pages.release(table.pages[table.first : first])
-                table.pages[table.first : first] = [ABSENT] * (first - table.first)
+                table.pages = (*[ABSENT] * first, *table.pages[first:])
                 table.first = first
 
     def first_visible(self, window: int | None, pages: int) -> int:
@@ -174,7 +190,7 @@ class PrefixCache:
                 assert len(edge) == key_length + self.page_tokens, "a published page is full"
                 kept = [p for p in child.pages if p != ABSENT]
                 assert all(self._of_page[p][0] is child for p in kept)
-                assert kept or child.state != ABSENT or child.children, "a node with nothing"
+                assert child.children or not child.empty, "a node that leads to nothing"
                 for page, window in zip(child.pages, self.windows, strict=True):
                     assert window is not None or page != ABSENT, "all pages of a beginning"
                 pages += kept
@@ -190,54 +206,55 @@ class PrefixCache:
     def _usable(self, key: Key, tokens: Sequence[int]) -> list[_Node]:
         """The path to the deepest node at which a request can go on."""
         path: list[_Node] = []
-        present = [0] * len(self.windows)
-        usable = 0
-        node = self._root
+        node: _Node | None = self._root
         for i in range((len(tokens) - 1) // self.page_tokens):
-            child = node.children.get(self._edge(key, tokens, i))
-            if child is None:
+            node = node.children.get(self._edge(key, tokens, i))
+            if node is None:
                 break
-            path.append(child)
-            node = child
-            present = [
-                0 if page == ABSENT else run + 1
-                for page, run in zip(child.pages, present, strict=True)
-            ]
-            seen = all(
-                run >= i + 1 - self.first_visible(window, i + 1)
-                for run, window in zip(present, self.windows, strict=True)
-            )
-            if seen and (not self.states.count or child.state != ABSENT):
-                usable = i + 1
-        return path[:usable]
+            path.append(node)
+        depth: int | None = len(path)
+        while depth:
+            gap = self._gap(path, depth)
+            if gap is None:
+                break
+            depth = gap
+        return path[:depth]
 
-    def _node_of(self, tables: Sequence[Table], i: int) -> _Node:
-        """The node that a request's pages number i belong to."""
-        return next(self._of_page[t.pages[i]][0] for t in tables if t.first <= i)
+    def _gap(self, path: Sequence[_Node], depth: int) -> int | None:
+        """The deepest node of path[:depth] that lacks what the token after them needs; else None.
 
-    def _publish_page(self, node: _Node, number: int, table: Table, i: int) -> None:
-        ours, theirs = table.pages[i], node.pages[number]
-        if ours in (ABSENT, theirs):
-            return
+        Where layers see all tokens, no node lacks its page.
+        """
+        if self.states.count and path[depth - 1].state == ABSENT:
+            return depth - 1
+        for number, window in enumerate(self.windows):
+            if window is not None:
+                for i in range(depth - 1, self.first_visible(window, depth) - 1, -1):
+                    if path[i].pages[number] == ABSENT:
+                        return i
+        return None
+
+    def _publish_page(self, node: _Node, number: int, ours: int) -> int:
+        """The page of this node to go on with, held by the caller."""
+        theirs = node.pages[number]
         if theirs == ABSENT:
             node.pages[number] = ours
             self._of_page[ours] = node, number
             self.pages.publish(ours)
-        else:
-            self.pages.hold(theirs)
-            self.pages.release([ours])
-            table.pages[i] = theirs
+            return ours
+        self.pages.hold(theirs)
+        self.pages.release([ours])
+        return theirs
 
-    def _publish_state(self, node: _Node, state: int) -> int:
-        if state in (ABSENT, node.state):
-            return state
+    def _publish_state(self, node: _Node, ours: int) -> int:
+        """The state of this node to go on from, held by the caller."""
         if node.state == ABSENT:
-            node.state = state
-            self._of_state[state] = node
-            self.states.publish(state)
-            return state
+            node.state = ours
+            self._of_state[ours] = node
+            self.states.publish(ours)
+            return ours
         self.states.hold(node.state)
-        self.states.release([state])
+        self.states.release([ours])
         return node.state
 
     def _edge(self, key: Key, tokens: Sequence[int], page: int) -> Edge:
@@ -250,16 +267,8 @@ class PrefixCache:
         node, number = self._of_page.pop(page)
         node.pages[number] = ABSENT
         if self.windows[number] is None:
-            # Nothing can be found through this node any more, so what else it has is of no use.
-            for other in self._kept(node):
-                del self._of_page[other]
-                self.pages.withdraw(other)
-            node.pages = [ABSENT] * len(self.windows)
-            if node.state != ABSENT:
-                self.states.withdraw(node.state)
-                del self._of_state[node.state]
-                node.state = ABSENT
             assert not node.children, "a page is evicted before the pages that continue it"
+            self._withdraw(node)
         self._prune(node)
 
     def _forget_state(self, state: int) -> None:
@@ -267,13 +276,20 @@ class PrefixCache:
         node.state = ABSENT
         self._prune(node)
 
-    def _kept(self, node: _Node) -> Iterable[int]:
-        return [p for p in node.pages if p != ABSENT]
+    def _withdraw(self, node: _Node) -> None:
+        """Nothing can be found through this node any more: what else it has is of no use."""
+        for page in node.pages:
+            if page != ABSENT:
+                del self._of_page[page]
+                self.pages.withdraw(page)
+        node.pages = [ABSENT] * len(self.windows)
+        if node.state != ABSENT:
+            del self._of_state[node.state]
+            self.states.withdraw(node.state)
+            node.state = ABSENT
 
     def _prune(self, node: _Node) -> None:
         """Take out nodes that lead to nothing."""
-        while node.parent is not None and not (
-            node.children or node.state != ABSENT or self._kept(node)
-        ):
+        while node.parent is not None and not node.children and node.empty:
             del node.parent.children[node.edge]
             node = node.parent

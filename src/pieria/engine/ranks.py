@@ -46,6 +46,10 @@ class Join(msgspec.Struct, frozen=True, tag=True):
     port: int
 
 
+class Joined(msgspec.Struct, frozen=True, tag=True):
+    """A rank's answer: it is about to connect to the others."""
+
+
 class Run(msgspec.Struct, frozen=True, tag=True):
     """Compute your part of this plan."""
 
@@ -124,9 +128,15 @@ def _start(settings: dict[str, Any], mesh: Mesh) -> Prepared:
             subprocess.Popen(command, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL)
         )
         theirs.close()
-        links.append(BlockingLink(ours, Run))
+        links.append(BlockingLink(ours, Joined))
         links[-1].send(Join(settings, rank, size, store.port))
     try:
+        for rank, (link, process) in enumerate(zip(links, processes, strict=True), start=1):
+            try:
+                link.receive()
+            except Closed as error:
+                code = process.wait()
+                raise RunnerLost(f"rank {rank} exited with code {code} at its start") from error
         prepared = place(settings, _connect(settings, store, 0))
     except Exception:
         for process in processes:
@@ -154,6 +164,7 @@ def main(arguments: list[str]) -> None:
     link = BlockingLink(socket.socket(fileno=int(arguments[0])), Join | Run)
     join = link.receive()
     store = TCPStore("127.0.0.1", join.port, join.size, False, START_TIMEOUT)
+    link.send(Joined())
     runner = place(join.settings, _connect(join.settings, store, join.rank)).runner
     with contextlib.suppress(Closed):
         while True:

@@ -15,8 +15,8 @@ class Request:
                 [0 .... computed)   what is remembered of it lies in `tables`, and in `states`
 
     The full pages of [0, computed) were offered to the prefix cache. `tables` is empty while the
-    request waits, and only then. The last of `states` is what computing goes on from, if the model
-    keeps a state per request and something was computed.
+    request waits, and only then. If the model keeps a state per request, `states` has the one of
+    [0, computed), unless computed is 0, and after it, during a step, the one that the step leaves.
     """
 
     def __init__(self, add: Add, arrival: int) -> None:

@@ -14,7 +14,6 @@ from pieria.engine.scheduler import SchedulerConfig
 ACTIVATION_BYTES = 256 << 20
 """Kept free for one step's intermediates."""
 
-
 STATES_PER_REQUEST = 4
 """States worth having for each request that may run: two for its steps, the others for prefixes."""
 
@@ -122,7 +121,9 @@ def cache(
     tokens = _longest(lambda n: bytes_for(n) <= pages * need.page, longest)
     wanted = config.max_model_len or 1
     if tokens < wanted:
-        needed = bytes_for(wanted) + max(states, 2) * need.state
+        # A larger cache has more states: as many as requests can use, but at most half of it.
+        most = min(STATES_PER_REQUEST * seqs * need.state, bytes_for(wanted))
+        needed = bytes_for(wanted) + max(2 * need.state, most)
         shorter = ", or a smaller --max-model-len" if wanted > 1 else ""
         raise ValueError(
             f"a cache of {format_size(size)} holds {tokens} tokens of a request, and {wanted} must"

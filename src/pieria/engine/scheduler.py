@@ -72,6 +72,9 @@ class Scheduler:
         self.cache = cache
         self.stop_ids = stop_ids
         self.max_model_len = max_model_len
+        # A request in a step has a state that it goes on from and one that it leaves.
+        states = cache.states.count
+        self._seats = min(config.max_num_seqs, states // 2) if states else config.max_num_seqs
         self._policy = POLICIES[config.scheduling_policy]
         self._fixed_policy = fcfs if self._policy is longest_prefix else self._policy
         self._requests: dict[str, Request] = {}
@@ -173,16 +176,19 @@ class Scheduler:
         self.cache.check()
         assert set(self._requests) == {r.id for r in [*self._running, *self._waiting]}
         assert len(self._requests) == len(self._running) + len(self._waiting)
-        assert len(self._running) <= self.config.max_num_seqs
+        assert len(self._running) <= self._seats
         for requests in (self._running, self._waiting):
             ranks = [self._rank(r) for r in requests]
             assert ranks == sorted(ranks)
         holders = [0] * self.cache.pages.count
         state_holders = [0] * self.cache.states.count
-        for request in self._requests.values():
+        for request in self._running:
             assert 0 <= request.computed < len(request.tokens)
-            for table in request.tables:
+            assert len({len(table.pages) for table in request.tables}) == 1
+            full = request.computed // self.cache.page_tokens
+            for table, window in zip(request.tables, self.cache.windows, strict=True):
                 assert self._pages_for(request.computed) <= len(table.pages)
+                assert table.first == self.cache.first_visible(window, full)
                 assert all((p == ABSENT) == (i < table.first) for i, p in enumerate(table.pages))
                 for page in table.pages[table.first :]:
                     holders[page] += 1
@@ -191,17 +197,17 @@ class Scheduler:
             assert len(request.states) == (self.cache.states.count > 0 and request.computed > 0)
         assert holders == self.cache.pages._holders
         assert state_holders == self.cache.states._holders
-        assert all(request.tables for request in self._running)
-        assert not any(request.tables or request.computed for request in self._waiting)
+        assert not any(r.tables or r.states or r.computed for r in self._waiting)
 
     def _has_room(self, budget: int) -> bool:
-        """Whether one more request may find a seat, a token and a page.
+        """Whether one more request may find a seat, a token and pages.
 
-        A page for each running request stays free: they need one soon, and would preempt it for it.
+        A page in each table stays free for each running request: they need it soon, and would
+        preempt the new one for it.
         """
         running = len(self._running)
-        seats = self.config.max_num_seqs
-        return budget > 0 and running < seats and running < self.cache.pages.available
+        pages = (running + 1) * len(self.cache.windows)
+        return budget > 0 and running < self._seats and pages <= self.cache.pages.available
 
     def _admit(self, chunks: list[Chunk], budget: int) -> None:
         waiting = list(self._waiting)
@@ -245,7 +251,7 @@ class Scheduler:
             request=request.id,
             start=start,
             tokens=tuple(request.tokens[start:end]),
-            tables=tuple(tuple(table.pages) for table in request.tables),
+            tables=tuple([table.pages for table in request.tables]),
             reads=request.states[0] if request.computed and request.states else ABSENT,
             writes=request.states[-1] if request.states else ABSENT,
             draw=request.draw(self.stop_ids) if last else None,
@@ -260,8 +266,7 @@ class Scheduler:
         assert (outcome.token is None) == (chunk.draw is None)
         assert len(outcome.prompt_logprobs) == len(chunk.targets)
         self._prompt_tokens += max(0, min(chunk.end, request.prompt_length) - chunk.start)
-        request.computed = chunk.end
-        self._publish(request, chunk)
+        self._remember(request, chunk.end)
         # After a preemption the prompt is computed again; what was sent is not sent twice.
         known = max(0, request.prompt_logprobs_sent - chunk.start)
         prompt_logprobs = outcome.prompt_logprobs[known:]
@@ -298,7 +303,7 @@ class Scheduler:
         request.computed = found.pages * self.cache.page_tokens
 
     def _aligned(self, request: Request, count: int) -> int:
-        """At most `count` tokens: a chunk that crosses a page's end ends at one, if states are kept.
+        """At most `count` tokens: with states, a chunk that crosses a page's end ends at one.
 
         They can be published there only, and only as they are after a chunk.
         """
@@ -307,37 +312,35 @@ class Scheduler:
             return end - request.computed if end > request.computed else count
         return count
 
-    def _publish(self, request: Request, chunk: Chunk) -> None:
-        """Offer what the chunk completed to the prefix cache."""
-        n = self.cache.page_tokens
+    def _remember(self, request: Request, end: int) -> None:
+        """Its tokens up to `end` are computed: publish full pages, let go of what is not seen."""
+        first, last = request.computed // self.cache.page_tokens, end // self.cache.page_tokens
+        request.computed = end
         self.cache.states.release(request.states[:-1])
         request.states = request.states[-1:]
-        state = request.states[0] if request.states and chunk.end % n == 0 else ABSENT
-        first, last = chunk.start // n, chunk.end // n
-        state = self.cache.publish(request.key, request.tokens, request.tables, first, last, state)
+        if first == last:
+            return
+        tables, states = request.tables, request.states
+        state = states[0] if states and end % self.cache.page_tokens == 0 else ABSENT
+        state = self.cache.publish(request.key, request.tokens, tables, first, last, state)
         if state != ABSENT:
             request.states = [state]
+        self.cache.slide(tables, end)
 
     def _reserve(self, request: Request, count: int, spare: int = 0) -> bool:
-        """Take pages and a state for `count` more tokens, if as many as `spare` are left then."""
-        self.cache.slide(request.tables, request.computed)
-        needed = self._pages_for(request.computed + count)
-        missing = sum(max(0, needed - len(table.pages)) for table in request.tables)
-        if missing and missing + spare > self.cache.pages.available:
-            return False
-        if self.cache.states.count and not self._reserve_state(request):
-            return False
-        for table in request.tables:
-            table.pages += self.cache.pages.take(max(0, needed - len(table.pages)))
-        return True
+        """Take pages and a state for `count` more tokens.
 
-    def _reserve_state(self, request: Request) -> bool:
-        """A state to write: the request's own, or another where others may read that."""
-        if request.states and not self.cache.states.published(request.states[0]):
-            return True
-        if not self.cache.states.available:
-            return False
-        request.states += self.cache.states.take(1)
+        False if there would not be a page left then for each table of `spare` other requests.
+        """
+        tables = request.tables
+        missing = self._pages_for(request.computed + count) - len(tables[0].pages)
+        if missing > 0:
+            if (missing + spare) * len(tables) > self.cache.pages.available:
+                return False
+            self.cache.extend(tables, missing)
+        if self.cache.states.count:
+            # Never the one that is read: a step that fails is run again.
+            request.states += self.cache.states.take(1)
         return True
 
     def _make_room(self, request: Request, count: int) -> bool:

@@ -45,6 +45,8 @@ class Attention(Part):
         if config.qk_norm is not None:
             self.q_norm = Norm(f"{path}.q_norm", size, config.qk_norm, mesh, dtype)
             self.k_norm = Norm(f"{path}.k_norm", size, config.qk_norm, mesh, dtype)
+        if config.gated:
+            self.gate = Linear(f"{path}.gate", hidden, heads, bias, column(size), mesh, dtype)
         if config.sinks:
             self.sinks = Sinks(f"{path}.sinks", config.heads, mesh, dtype)
 
@@ -62,7 +64,8 @@ class Attention(Part):
             k_TGK = ops.rope(k_TGK, cos_TR, sin_TR, interleaved)
         sinks_H = self.sinks.weight if self.config.sinks else None
         y_THK = context.attend(self.index, q_THK, k_TGK, v_TGK, self.config, sinks_H)
-        return self.o(y_THK.flatten(1))
+        y_TX = y_THK.flatten(1)
+        return self.o(y_TX * torch.sigmoid(self.gate(x_TD)) if self.config.gated else y_TX)
 
     def cache_spec(self, dtype: torch.dtype) -> CacheSpec:
         """Keys and values of this rank's heads, kept in `dtype`."""

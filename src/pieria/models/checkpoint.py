@@ -85,12 +85,16 @@ class Checkpoint:
     def _tokenizer(self) -> Tokenizer:
         if self.gguf is not None:
             return Tokenizer.from_gguf(self.gguf.metadata, str(self.path))
-        file = self.path / "tokenizer.json"
-        if not file.is_file():
-            raise ValueError(
-                f"{self.path}: tokenizer.json is missing; other kinds are not supported"
-            )
-        return Tokenizer.from_json(file, _optional(self.path / "tokenizer_config.json"))
+        config = _optional(self.path / "tokenizer_config.json")
+        if (self.path / "tokenizer.json").is_file():
+            return Tokenizer.from_json(self.path / "tokenizer.json", config)
+        if (self.path / "tokenizer.model").is_file():
+            added = _optional(self.path / "added_tokens.json")
+            return Tokenizer.from_sentencepiece(self.path / "tokenizer.model", config, added)
+        raise ValueError(
+            f"{self.path}: there is neither a tokenizer.json nor a tokenizer.model;"
+            " other tokenizers are not supported"
+        )
 
 
 def open_checkpoint(path: Path) -> Checkpoint:

@@ -6,7 +6,7 @@ these.
 """
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 RopeScaling = Literal["none", "linear", "ntk", "llama3", "yarn"]
 
@@ -63,6 +63,8 @@ class AttentionConfig:
     soft_cap: scores become cap * tanh(score / cap). scale: what q.k is multiplied by. qk_norm: of
     each head's q and k, before the rope. rope None: no positions. causal: else a token sees its
     whole sequence, and nothing can be remembered of it. sinks: of each head, see `ops.attention`.
+    gated: what heads give is multiplied by the sigmoid of as much that is made from what attention
+    is given (Qiu et al. 2025, arXiv:2505.06708).
     """
 
     heads: int
@@ -77,6 +79,7 @@ class AttentionConfig:
     qk_norm: NormConfig | None = None
     causal: bool = True
     sinks: bool = False
+    gated: bool = False
 
 
 @dataclass(frozen=True)
@@ -98,6 +101,23 @@ class LatentConfig:
     scale: float
     norm: NormConfig
     bias: bool = False
+
+
+@dataclass(frozen=True)
+class DeltaConfig:
+    """The gated delta rule: for each of `heads` a state of key_dim x value_dim (`ops.gated_delta`).
+
+    key_heads: of queries and keys, each shared by neighbouring heads. taps: tokens that the short
+    convolution before it sees. norm: of what each head gives, before its gate.
+    """
+
+    heads: int
+    key_heads: int
+    key_dim: int
+    value_dim: int
+    taps: int
+    norm: NormConfig
+    rope: ClassVar[None] = None
 
 
 @dataclass(frozen=True)
@@ -176,7 +196,7 @@ class LayerConfig:
     norms_last: nothing is normed but the sum of what a mixer or mlp gets and what it gives.
     """
 
-    mixer: AttentionConfig | LatentConfig
+    mixer: AttentionConfig | LatentConfig | DeltaConfig
     mlp: MlpConfig | FeedForwardConfig | MoeConfig
     norm: NormConfig
     post_norms: bool = False
@@ -213,6 +233,8 @@ class ModelConfig:
             a = layer.mixer
             if isinstance(a, LatentConfig):
                 kv_heads, size = 1, a.rope.dim
+            elif isinstance(a, DeltaConfig):
+                kv_heads, size = a.key_heads, a.key_dim
             else:
                 kv_heads, size = a.kv_heads, a.head_dim
             if a.heads % kv_heads:

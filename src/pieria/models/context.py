@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from pieria import ops
+from pieria.models.cache_spec import Array
 from pieria.models.config import AttentionConfig, LatentConfig
 
 
@@ -36,6 +37,14 @@ class Context(Protocol):
         self, layer: int, q_THL: Tensor, latent_TL: Tensor, config: LatentConfig
     ) -> Tensor:
         """Remember the latents, then attend causally; returns [T, H, kv_rank]."""
+
+    def states(
+        self, layer: int, state: tuple[Array, ...]
+    ) -> tuple[tuple[Tensor, ...], ops.Slots]:
+        """An array [slots, *shape] for each of what a request's state is, and the requests' slots.
+
+        The caller leaves in them what is to be remembered.
+        """
 
 
 @dataclass(frozen=True)
@@ -80,3 +89,10 @@ class Packed:
         return ops.latent_attention(
             q_THL, latent_TL, self.lengths, rank=config.kv_rank, scale=config.scale
         )
+
+    def states(
+        self, layer: int, state: tuple[Array, ...]
+    ) -> tuple[tuple[Tensor, ...], ops.Slots]:
+        device, count = self.positions_T.device, len(self.lengths)
+        arrays = tuple(torch.zeros(count, *a.shape, dtype=a.dtype, device=device) for a in state)
+        return arrays, ops.Slots.fresh(self.lengths, device)

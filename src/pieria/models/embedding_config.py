@@ -117,7 +117,7 @@ def _pooling(keys: Keys) -> Pooling:
     flags = [flag for flag in (*POOLING_FLAGS, *OTHER_FLAGS) if keys.flag(flag, False)]
     if len(flags) != 1 or flags[0] not in POOLING_FLAGS:
         raise ValueError(
-            f"{keys.source}: {', '.join(flags) or 'no pooling_mode'} is not supported;"
+            f"{keys.source}: pooling by {', '.join(flags) or 'nothing'} is not supported;"
             f" one of {', '.join(POOLING_FLAGS)} must be true"
         )
     return POOLING_FLAGS[flags[0]]

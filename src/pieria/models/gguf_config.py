@@ -7,13 +7,16 @@ Source of the keys: docs/gguf.md of ggml and gguf-py's constants.py.
 from collections.abc import Mapping
 from typing import Any
 
-from pieria.models import gguf_deepseek
+from pieria.models import gguf_deepseek, gguf_experts
 from pieria.models.gguf import GgufFile, read_floats
 from pieria.models.keys import Keys
 
 ARCHITECTURES: Mapping[str, tuple[str, str]] = {
     "llama": ("LlamaForCausalLM", "llama"),
     "qwen2": ("Qwen2ForCausalLM", "qwen2"),
+    "qwen3": ("Qwen3ForCausalLM", "qwen3"),
+    "qwen3moe": ("Qwen3MoeForCausalLM", "qwen3_moe"),
+    "gpt-oss": ("GptOssForCausalLM", "gpt_oss"),
     "deepseek2": ("DeepseekV2ForCausalLM", "deepseek_v2"),
     "gemma2": ("Gemma2ForCausalLM", "gemma2"),
     "gemma3": ("Gemma3ForCausalLM", "gemma3_text"),
@@ -24,6 +27,9 @@ ARCHITECTURES: Mapping[str, tuple[str, str]] = {
 AS_THEY_ARE = {
     "attention.sliding_window": "sliding_window",
     "attn_logit_softcapping": "attn_logit_softcapping",
+    "expert_count": "num_local_experts",
+    "expert_feed_forward_length": "moe_intermediate_size",
+    "expert_used_count": "num_experts_per_tok",
     "final_logit_softcapping": "final_logit_softcapping",
     "rope.freq_base_swa": "rope_local_base_freq",
 }
@@ -41,7 +47,12 @@ YARN = {
 }
 """Keys here, where a file has them -> keys of `rope_scaling`."""
 
-OWN_KEYS = {"deepseek2": gguf_deepseek.own_keys}
+OWN_KEYS = {
+    "deepseek2": gguf_deepseek.own_keys,
+    "gpt-oss": gguf_experts.gpt_oss,
+    "llama": gguf_experts.mixtral,
+    "qwen3moe": gguf_experts.qwen3_moe,
+}
 """Architecture -> what it says besides, from its keys and `rope_scaling`."""
 
 ROPE_FACTORS = "rope_freqs.weight"

@@ -33,13 +33,15 @@ class GgufVocabulary:
     add_eos: bool
 
 
-def read_vocabulary(metadata: Mapping[str, Any], source: str) -> GgufVocabulary:
-    """source: what to call the file in errors. ValueError for what is missing or not supported."""
+def read_vocabulary(metadata: Mapping[str, Any]) -> GgufVocabulary:
+    """ValueError for what is missing, unsound or not supported."""
     values = {k.removeprefix(PREFIX): v for k, v in metadata.items() if k.startswith(PREFIX)}
-    keys = Keys(values, f"{source}: {PREFIX[:-1]}")
+    keys = Keys(values, PREFIX.rstrip("."))
     read = keys.choice("model", MODELS)
     phi3 = metadata.get("general.architecture") == "phi3"
-    made: GgufVocabulary = read(keys, _vocabulary(keys, PHI3_PLAIN if phi3 else None))
+    vocabulary = _vocabulary(keys, PHI3_PLAIN if phi3 else None)
+    made: GgufVocabulary = read(keys, vocabulary)
+    vocabulary.add_to(made.backend)
     return made
 
 
@@ -112,10 +114,7 @@ def _vocabulary(keys: Keys, plain: Sequence[str] | None) -> Vocabulary:
     if not isinstance(types, array):
         raise ValueError(f"{keys.source}: token_type must be an array of numbers")
     strip_after = frozenset[str]() if plain is None else frozenset(tokens).difference(plain)
-    try:
-        return Vocabulary(tokens, types, strip_after)
-    except ValueError as error:
-        raise ValueError(f"{keys.source}: {error}") from None
+    return Vocabulary(tokens, types, strip_after)
 
 
 def _texts(keys: Keys, key: str) -> list[str]:

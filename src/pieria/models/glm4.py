@@ -33,7 +33,5 @@ def from_hf(keys: Keys) -> ModelConfig:
         "glm4",
         qkv_bias=keys.flag("attention_bias", True),
         post_norms=post_norms,
-        rope=replace(
-            keys.rope(int(keys.integer("head_dim", head_dim) * factor)), interleaved=True
-        ),
+        rope=replace(keys.rope(int(keys.integer("head_dim", head_dim) * factor)), interleaved=True),
     )

@@ -58,6 +58,7 @@ def from_hf(keys: Keys) -> ModelConfig:
         "gpt_oss",
         qkv_bias=bias,
         out_bias=bias,
+        sinks=True,
         windows=windows,
     )
     moe = MoeConfig(
@@ -69,7 +70,4 @@ def from_hf(keys: Keys) -> ModelConfig:
         limit=keys.number("swiglu_limit", 7.0),
         bias=True,
     )
-    layers = tuple(
-        replace(layer, mixer=replace(layer.mixer, sinks=True), mlp=moe) for layer in dense.layers
-    )
-    return replace(dense, layers=layers)
+    return replace(dense, layers=tuple(replace(layer, mlp=moe) for layer in dense.layers))

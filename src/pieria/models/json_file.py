@@ -23,10 +23,11 @@ def read_json_list(path: Path) -> list[Any]:
 def read_bounded(path: Path) -> bytes:
     """A whole file. ValueError if it has more than `MAX_BYTES`."""
     with path.open("rb") as file:
-        data = file.read(MAX_BYTES + 1)
-    if len(data) > MAX_BYTES:
-        raise ValueError(f"{path}: larger than the {MAX_BYTES} bytes allowed")
-    return data
+        size = file.seek(0, 2)
+        if size > MAX_BYTES:
+            raise ValueError(f"{path}: larger than the {MAX_BYTES} bytes allowed")
+        file.seek(0)
+        return file.read(size)
 
 
 def parse_json(data: bytes, source: str) -> dict[str, Any]:

@@ -43,7 +43,7 @@ class Keys:
     def choice(self, key: str, allowed: Mapping[str, Any], default: str | None = None) -> Any:
         """What `allowed` maps the value to."""
         value = self._get(key, default)
-        if value not in allowed:
+        if not isinstance(value, str) or value not in allowed:
             known = ", ".join(allowed)
             raise ValueError(f"{self.source}: {key}={value!r} is not supported; there are: {known}")
         return allowed[value]

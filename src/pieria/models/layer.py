@@ -12,6 +12,7 @@ from torch import Tensor
 from pieria.models.attention import Attention
 from pieria.models.config import (
     AttentionConfig,
+    DeltaConfig,
     FeedForwardConfig,
     LatentConfig,
     LayerConfig,
@@ -19,6 +20,7 @@ from pieria.models.config import (
     MoeConfig,
 )
 from pieria.models.context import Context
+from pieria.models.delta import Delta
 from pieria.models.feed_forward import FeedForward
 from pieria.models.latent import Latent
 from pieria.models.mlp import Mlp
@@ -26,7 +28,11 @@ from pieria.models.moe import Moe
 from pieria.models.parts import Angles, Norm, Part
 from pieria.parallel.mesh import Mesh
 
-MIXERS: dict[type, Callable[..., Any]] = {AttentionConfig: Attention, LatentConfig: Latent}
+MIXERS: dict[type, Callable[..., Any]] = {
+    AttentionConfig: Attention,
+    LatentConfig: Latent,
+    DeltaConfig: Delta,
+}
 """Config -> module made from (path, layer, hidden, config, mesh, dtype), with `cache_spec`."""
 
 NETWORKS: dict[type, Callable[..., Part]] = {

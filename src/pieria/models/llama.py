@@ -55,6 +55,7 @@ def uniform(
     eps_outside: bool = False,
     post_norms: bool = False,
     qk_norm: bool = False,
+    sinks: bool = False,
     rope: Rope | None = None,
     windows: tuple[int | None, ...] | None = None,
 ) -> ModelConfig:
@@ -85,6 +86,7 @@ def uniform(
                 out_bias=out_bias,
                 window=window,
                 qk_norm=norm if qk_norm else None,
+                sinks=sinks,
             ),
             mlp,
             norm,

@@ -4,18 +4,28 @@ forgotten.
 Knows names, shards and what a family's files do differently. Does not know file formats.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
 from pieria.models.checkpoint import Checkpoint, TensorFile
-from pieria.models.config import AttentionConfig
+from pieria.models.config import AttentionConfig, ModelConfig
 from pieria.models.decoder import Decoder
 from pieria.models.gguf_latents import JoinedLatents
 from pieria.models.keys import Keys
-from pieria.models.names import GGUF_NAMES, GGUF_OWN, Names, Source, rooted, source, sources
+from pieria.models.names import (
+    GGUF_NAMES,
+    GGUF_OWN,
+    Names,
+    Place,
+    Source,
+    place,
+    rooted,
+    source,
+    sources,
+)
 from pieria.models.parts import Logical, Norm
 from pieria.models.registry import Family, family, model_config
 from pieria.parallel.mesh import Mesh
@@ -23,7 +33,10 @@ from pieria.parallel.mesh import Mesh
 DERIVED = ("rotary_emb.inv_freq", "rope_freqs.weight", "masked_bias", "embeddings.position_ids")
 """Ends of the names of tensors that files carry and the config implies."""
 
-OTHER_PARTS = ("vision_tower.", "multi_modal_projector.", "pooler.")
+OTHER_PARTS = (
+    *("vision_tower.", "multi_modal_projector.", "model.visual.", "visual."),
+    *("pooler.", "mtp."),
+)
 """Starts of the names of tensors that are not between text and logits or hidden states."""
 
 
@@ -52,18 +65,17 @@ def load(
     gguf = checkpoint.format == "gguf"
     if gguf:
         tensors = JoinedLatents(tensors)
-        names = {**GGUF_NAMES, **GGUF_OWN.get(model.config.family, {})}
+        names: Names = {**GGUF_NAMES, **GGUF_OWN.get(model.config.family, {})}
     else:
         names = rooted(family(keys).NAMES, tensors.names())
-    wanted = {name: sources(name, names, whole.shape[0]) for name, whole in logical.items()}
     unread = (*OTHER_PARTS, *_further(keys, len(model.config.layers), names))
-    _compare(checkpoint, tensors, wanted, logical, model.config.tied, names, unread)
+    places = {name: _places(name, names, logical) for name in logical}
+    _compare(checkpoint, tensors, places, model.config, names, unread)
     for name in model.logical():
-        kept = wanted[name]
         path, _, kind = name.rpartition(".")
         module = model.get_submodule(path)
         dtype = getattr(module, kind).dtype
-        part = _read(tensors, kept, logical[name], model, dtype)
+        part = _read(tensors, places[name], logical[name], model, dtype)
         if gguf:
             part = _deinterleave(part, name, family(keys), model)
             if isinstance(module, Norm) and kind == "weight":
@@ -78,90 +90,102 @@ def load(
 def _compare(
     checkpoint: Checkpoint,
     tensors: TensorFile,
-    wanted: dict[str, Source | tuple[Source, ...]],
-    logical: dict[str, Logical],
-    tied: bool,
+    places: Mapping[str, tuple[Place, ...]],
+    config: ModelConfig,
     names: Names,
     unread: tuple[str, ...],
 ) -> None:
-    pieces = [p for name, kept in wanted.items() for p in _pieces(kept, logical[name].shape)]
-    there, used = set(tensors.names()), {kept.name for kept, _ in pieces}
+    pieces = [piece for several in places.values() for piece in several]
+    there, used = set(tensors.names()), {piece.name for piece in pieces}
     missing = sorted(used - there)
-    implied = (*DERIVED, source("head.weight", names).name) if tied else DERIVED
+    implied = (*DERIVED, source("head.weight", names).name) if config.tied else DERIVED
     left = sorted(n for n in there - used if not n.endswith(implied) and not n.startswith(unread))
     if missing or left:
         raise ValueError(
-            f"{checkpoint.path}: the tensors do not fit the config;"
+            f"{checkpoint.path}: the tensors do not fit the config, of family {config.family};"
             f" missing: {_some(missing)}; left over: {_some(left)}"
         )
-    for kept, shape in pieces:
-        if tensors.shape(kept.name) != shape:
+    for piece in pieces:
+        if tensors.shape(piece.name) != piece.stored:
             raise ValueError(
-                f"{checkpoint.path}: tensor {kept.name} has shape {tensors.shape(kept.name)},"
-                f" the config wants {shape}"
+                f"{checkpoint.path}: tensor {piece.name} has shape {tensors.shape(piece.name)},"
+                f" the config wants {piece.stored}"
             )
 
 
 def _further(keys: Keys, layers: int, names: Names) -> tuple[str, ...]:
-    """Starts of the names of the layers that predict further tokens, numbered after the `layers`."""
+    """Starts of the names of layers that predict further tokens, numbered after the `layers`."""
     count = keys.integer("num_nextn_predict_layers", 0, least=0)
+    if not count:
+        return ()
     start = source("layers.0.mixer.o.weight", names).name.partition("0.")[0]
     return tuple(f"{start}{layers + i}." for i in range(count))
 
 
-def _pieces(
-    kept: Source | tuple[Source, ...], shape: tuple[int, ...]
-) -> list[tuple[Source, tuple[int, ...]]]:
-    """The tensors that a weight of `shape` is read from, with their shapes."""
-    if isinstance(kept, Source):
-        return [(kept, kept.shape(shape))]
-    return [(expert, expert.shape(shape[1:])) for expert in kept]
+def _places(name: str, names: Names, logical: Mapping[str, Logical]) -> tuple[Place, ...]:
+    """The tensors that a weight is read from: one, or one for each of its experts."""
+    whole = logical[name]
+    module, _, kind = name.rpartition(".")
+    beside = module.rpartition(".")[0]
+
+    def lengths(kept: Source, length: int) -> list[int]:
+        if isinstance(kept.of, int):
+            return [length] * kept.of
+        return [logical[f"{beside}.{part}.{kind}"].shape[kept.dim] for part in kept.of]
+
+    found, shape = sources(name, names, whole.shape[0]), whole.shape
+    if isinstance(found, tuple):
+        return tuple(place(k, shape[1:], lengths(k, shape[1 + k.dim]), 1) for k in found)
+    unit = next((cut.granularity for cut in whole.shard.cuts if cut.dim == found.dim), 1)
+    return (place(found, shape, lengths(found, shape[found.dim]), unit),)
 
 
 def _read(
     tensors: TensorFile,
-    kept: Source | tuple[Source, ...],
+    places: tuple[Place, ...],
     logical: Logical,
     model: Decoder,
     dtype: torch.dtype,
 ) -> Tensor:
     """This rank's part, as the file has it; vectors are widened, so that they can be changed."""
-    spans, shape = logical.shard.spans(logical.shape, model.mesh), logical.shape
+    spans = logical.shard.spans(logical.shape, model.mesh)
     first = [low for low, _ in spans]
     part = torch.empty(
         [high - low for low, high in spans], dtype=torch.float64 if len(spans) == 1 else dtype
     )
-    if isinstance(kept, Source):
-        _fill(tensors, kept, shape, part, first)
+    if len(places[0].shape) == len(spans):
+        _fill(tensors, places[0], part, first)
     else:
-        for expert, matrix in zip(kept[slice(*spans[0])], part, strict=True):
-            _fill(tensors, expert, shape[1:], matrix, first[1:])
+        for expert, matrix in zip(places[slice(*spans[0])], part, strict=True):
+            _fill(tensors, expert, matrix, first[1:])
     return part
 
 
-def _fill(
-    tensors: TensorFile, kept: Source, shape: tuple[int, ...], out: Tensor, first: list[int]
-) -> None:
-    """The box of out's shape that begins at `first` of a weight of `shape`."""
+def _fill(tensors: TensorFile, kept: Place, out: Tensor, first: list[int]) -> None:
+    """The box of out's shape that begins at `first` of a weight."""
     size, begin, dim = list(out.shape), list(first), kept.dim
-    if kept.interleaved:
-        size[dim] *= kept.of
-        begin[dim] *= kept.of
+    turning = kept.every != kept.shape[dim]
+    if turning:
+        assert size[dim] % kept.size == begin[dim] % kept.size == 0, "turns are not cut"
+        size[dim] = size[dim] // kept.size * kept.every
+        begin[dim] = begin[dim] // kept.size * kept.every
     else:
-        begin[dim] += kept.part * shape[dim]
-    if not (kept.interleaved or kept.transposed):
+        begin[dim] += kept.first
+    if not (turning or kept.transposed):
         tensors.read_into(kept.name, out, begin)
         return
     # Of a stack, one expert's matrix at a time is held as the file has it.
-    for i, matrix in enumerate(out.split(1) if out.ndim == 3 else [out]):
-        box, at = [len(matrix), *size[1:]], [begin[0] + i, *begin[1:]]
+    stacked = out.ndim == 3 and not (turning and dim == 0)
+    for i, matrix in enumerate(torch.split(out, 1) if stacked else [out]):
+        box, at = ([1, *size[1:]], [begin[0] + i, *begin[1:]]) if stacked else (size, begin)
         if kept.transposed:
             box[-2:], at[-2:] = box[:-3:-1], at[:-3:-1]
         read = out.new_empty(box)
         tensors.read_into(kept.name, read, at)
         read = read.mT if kept.transposed else read
-        if kept.interleaved:
-            read = read.unflatten(dim, (-1, kept.of)).select(dim + 1, kept.part)
+        if turning:
+            turns = torch.unflatten(read, dim, (-1, kept.every))
+            read = turns.narrow(dim + 1, kept.first, kept.size).flatten(dim, dim + 1)
         matrix.copy_(read)
 
 

@@ -4,30 +4,74 @@ Families publish under names of their own, which their files here list; GGUF has
 """
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True)
 class Source:
-    """Where files keep a weight, or one expert's: the `part`-th of `of` equal parts of `name`.
+    """Where files keep a weight, or one expert's: the `part`-th of the parts of `name`.
 
-    dim: the weight's dimension along which the parts lie, one behind the other, or, if
-    `interleaved`, in turns. transposed: the file has the last two dimensions the other way round.
+    of: how many parts there are, of equal length, or the modules beside the weight's own that they
+    belong to. dim: the weight's dimension along which they lie, one behind the other, or, if
+    `interleaved`, in turns of what a cut leaves together. transposed: the file has the last two
+    dimensions the other way round.
     """
 
     name: str
     part: int = 0
-    of: int = 1
+    of: int | tuple[str, ...] = 1
     dim: int = 0
     interleaved: bool = False
     transposed: bool = False
 
-    def shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
-        """Of `name`, where the weight's is `shape`."""
-        found = list(shape)
-        found[self.dim] *= self.of
-        return (*found[:-2], found[-1], found[-2]) if self.transposed else tuple(found)
+
+@dataclass(frozen=True)
+class Place:
+    """Where a weight lies in a tensor: `size` of every `every` rows of `dim`, from `first` on.
+
+    shape: the tensor's, with the last two dimensions as the weight has them.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dim: int
+    first: int
+    size: int
+    every: int
+    transposed: bool
+
+    @property
+    def stored(self) -> tuple[int, ...]:
+        """The shape that the tensor has in the file."""
+        return (*self.shape[:-2], *self.shape[:-3:-1]) if self.transposed else self.shape
+
+
+def parts(
+    start: str, modules: tuple[str, ...], name: str, interleaved: bool = False
+) -> dict[str, Source]:
+    """The names of modules whose weights files keep as one, in this order; `start` before each."""
+    return {
+        start + module: Source(name, i, modules, interleaved=interleaved)
+        for i, module in enumerate(modules)
+    }
+
+
+def place(source: Source, shape: tuple[int, ...], lengths: Sequence[int], unit: int) -> Place:
+    """Of a weight of `shape`. lengths: of all parts of the tensor. unit: rows of this weight in a
+    turn, if they lie in turns.
+    """
+    turns = shape[source.dim] // unit if source.interleaved else 1
+    whole, before = sum(lengths), sum(lengths[: source.part])
+    return Place(
+        source.name,
+        (*shape[: source.dim], whole, *shape[source.dim + 1 :]),
+        source.dim,
+        before // turns,
+        shape[source.dim] // turns,
+        whole // turns,
+        source.transposed,
+    )
 
 
 Names = Mapping[str, str | Source | tuple[Source, ...]]
@@ -81,7 +125,7 @@ GGUF_OWN: Mapping[str, Names] = {
 }
 """What some families' GGUF files keep otherwise, by family."""
 
-ROOTS = ("model.", "language_model.model.", "bert.", "")
+ROOTS = ("model.", "language_model.model.", "model.language_model.", "")
 """What may stand before the names of a model's own modules, which leaves out its head."""
 
 
@@ -121,12 +165,26 @@ def rooted(names: Names, there: Collection[str]) -> Names:
     own = next(root for root in ROOTS if embed.startswith(root))
     found = next((r for r in ROOTS if r + embed.removeprefix(own) in there), own)
 
-    def moved(kept: str | Source) -> str | Source:
-        if isinstance(kept, Source):
-            return replace(kept, name=moved(kept.name))
-        return found + kept.removeprefix(own) if kept.startswith(own) else kept
+    def moved(name: str) -> str:
+        return found + name.removeprefix(own) if name.startswith(own) else name
+
+    def under(kept: Source) -> Source:
+        return replace(kept, name=moved(kept.name))
 
     return {
-        ours: tuple(map(moved, kept)) if isinstance(kept, tuple) else moved(kept)
+        ours: tuple(map(under, kept))
+        if isinstance(kept, tuple)
+        else under(Source(kept) if isinstance(kept, str) else kept)
         for ours, kept in names.items()
+        if not _elsewhere(ours, names, there)
     }
+
+
+def _elsewhere(ours: str, names: Names, there: Collection[str]) -> bool:
+    """Whether files that keep this weight under its module's name lack its own."""
+    kept = names[ours]
+    module, _, kind = ours.rpartition(".")
+    if isinstance(kept, tuple) or kind != "weight" or module not in names:
+        return False
+    end = (kept if isinstance(kept, str) else kept.name).rpartition("{}")[2]
+    return not any(name.endswith(end) for name in there)

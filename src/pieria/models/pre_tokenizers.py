@@ -106,9 +106,7 @@ PRE_TOKENIZERS: Mapping[str, PreTokenizer] = {
             LLAMA3, whole_words=True, add_bos=True
         ),
         "glm4 glm5": replace(LLAMA3, whole_words=True),
-        "minicpm5": PreTokenizer(
-            (r"\p{N}{1,3}", *_words(r"\p{N}+").patterns), whole_words=True
-        ),
+        "minicpm5": PreTokenizer((r"\p{N}{1,3}", *_words(r"\p{N}+").patterns), whole_words=True),
         "qwen2 deepseek-r1-qwen kormo f2llmv2 megrez": QWEN2,
         "stablelm2 hunyuan solar-open grok-2": _words(DIGIT),
         "qwen35": PreTokenizer(
@@ -127,9 +125,7 @@ PRE_TOKENIZERS: Mapping[str, PreTokenizer] = {
             )
         ),
         "seed-coder": PreTokenizer(
-            (
-                SUFFIX + r"|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1}| ?[^\s\p{L}\p{N}\r\n]+|" + SPACES,
-            )
+            (SUFFIX + r"|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1}| ?[^\s\p{L}\p{N}\r\n]+|" + SPACES,)
         ),
         "exaone-moe": PreTokenizer(
             (

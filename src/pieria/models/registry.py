@@ -17,7 +17,9 @@ from pieria.models import (
     qwen2,
     qwen2_moe,
     qwen3,
+    qwen3_5,
     qwen3_moe,
+    qwen3_next,
 )
 from pieria.models.config import ModelConfig
 from pieria.models.keys import Keys
@@ -51,6 +53,11 @@ ARCHITECTURES: dict[str, Family] = {
     "Qwen2MoeForCausalLM": qwen2_moe,
     "Qwen3ForCausalLM": qwen3,
     "Qwen3MoeForCausalLM": qwen3_moe,
+    "Qwen3NextForCausalLM": qwen3_next,
+    "Qwen3_5ForCausalLM": qwen3_5,
+    "Qwen3_5ForConditionalGeneration": qwen3_5,
+    "Qwen3_5MoeForCausalLM": qwen3_5,
+    "Qwen3_5MoeForConditionalGeneration": qwen3_5,
     "BertModel": bert,
     "GlmForCausalLM": glm4,
     "Glm4ForCausalLM": glm4,

@@ -9,8 +9,8 @@ from pieria.models.tokenizer import Tokenizer
 INSTRUCTION = "Given a web search query, retrieve relevant passages that answer the query"
 
 BEFORE = (
-    "<|im_start|>system\nJudge whether the Document meets the requirements based on the Query and the"
-    ' Instruct provided. Note that the answer can only be "yes" or "no".<|im_end|>\n'
+    "<|im_start|>system\nJudge whether the Document meets the requirements based on the Query and"
+    ' the Instruct provided. Note that the answer can only be "yes" or "no".<|im_end|>\n'
     "<|im_start|>user\n"
 )
 AFTER = "<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n"
@@ -30,10 +30,13 @@ def questions(
 
 def answers(tokenizer: Tokenizer) -> list[int]:
     """The tokens of the two answers. ValueError if one of them is no single token."""
-    found = [_ids(tokenizer, answer) for answer in ANSWERS]
-    if any(len(ids) != 1 for ids in found):
-        raise ValueError(f"the vocabulary has no single tokens for {' and '.join(ANSWERS)}")
-    return [id for [id] in found]
+    found = []
+    for answer in ANSWERS:
+        ids = _ids(tokenizer, answer)
+        if len(ids) != 1 or tokenizer.decode(ids) != answer:
+            raise ValueError(f"the vocabulary has no single token for {answer!r}")
+        found += ids
+    return found
 
 
 def _ids(tokenizer: Tokenizer, text: str) -> list[int]:

@@ -15,9 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import tokenizers
+from tokenizers import AddedToken
 
 from pieria.models.gguf_vocabulary import read_vocabulary
 from pieria.models.json_file import read_bounded
+from pieria.models.sentencepiece_file import read_sentencepiece
 from pieria.models.vocabularies import MARK
 
 
@@ -79,10 +81,31 @@ class Tokenizer:
             raise ValueError(f"{path}: {error}") from None
 
     @staticmethod
+    def from_sentencepiece(
+        path: Path, config: Mapping[str, Any], added: Mapping[str, Any]
+    ) -> "Tokenizer":
+        """From tokenizer.model; config: tokenizer_config.json; added: added_tokens.json."""
+        model = read_sentencepiece(path)
+        try:
+            backend = model.backend()
+            _add(backend, config, added)
+            model.vocabulary.add_to(backend)
+            bos, eos = (_id_of(backend, config, name) for name in ("bos_token", "eos_token"))
+            return Tokenizer(
+                backend,
+                bos=model.bos if bos is None else bos,
+                eos=model.eos if eos is None else eos,
+                add_bos=config.get("add_bos_token", True) is True,
+                add_eos=config.get("add_eos_token") is True,
+            )
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from None
+
+    @staticmethod
     def from_gguf(metadata: Mapping[str, Any], source: str) -> "Tokenizer":
         """From the tokenizer.ggml.* keys. source: what to call the file in errors."""
-        made = read_vocabulary(metadata, source)
         try:
+            made = read_vocabulary(metadata)
             return Tokenizer(
                 made.backend,
                 bos=made.bos,
@@ -197,13 +220,13 @@ CONTINUED = "##"
 
 
 def _byte_level(text: str, added: bool) -> bytes:
-    if added or any(character not in BYTE_OF for character in text):
+    if added or not BYTE_OF.keys() >= set(text):
         return text.encode()
-    return bytes(BYTE_OF[character] for character in text)
+    return bytes(map(BYTE_OF.__getitem__, text))
 
 
 def _marked(text: str, added: bool) -> bytes:
-    byte = re.fullmatch("<0x([0-9A-F]{2})>", text)
+    byte = text.startswith("<0x") and re.fullmatch("<0x([0-9A-F]{2})>", text)
     return bytes.fromhex(byte[1]) if byte else text.replace(MARK, " ").encode()
 
 
@@ -211,6 +234,27 @@ def _word_piece(text: str, added: bool) -> bytes:
     """A word begins with a space, also where the decoder would tidy it away."""
     continued = text.startswith(CONTINUED)
     return (text.removeprefix(CONTINUED) if continued or added else f" {text}").encode()
+
+
+def _add(
+    backend: tokenizers.Tokenizer, config: Mapping[str, Any], added: Mapping[str, Any]
+) -> None:
+    """The tokens that tokenizer_config.json adds, else those of added_tokens.json."""
+    listed = config.get("added_tokens_decoder")
+    if not isinstance(listed, Mapping):
+        listed = {id: {"content": text} for text, id in added.items()}
+    tokens: list[tuple[int, AddedToken]] = []
+    for id, entry in listed.items():
+        text = entry.get("content") if isinstance(entry, Mapping) else None
+        if not re.fullmatch("[0-9]{1,9}", str(id)) or not isinstance(text, str) or not text:
+            raise ValueError(f"the added token {id!r}: {entry!r} must have an id and a content")
+        flags = {flag: entry.get(flag) is True for flag in ("special", "lstrip", "rstrip")}
+        tokens.append((int(id), AddedToken(text, normalized=False, **flags)))
+    tokens.sort(key=lambda pair: pair[0])
+    backend.add_tokens([token for _, token in tokens])
+    for id, token in tokens:
+        if backend.token_to_id(token.content) != id:
+            raise ValueError(f"the added token {token.content!r} cannot have the id {id}")
 
 
 def _id_of(backend: tokenizers.Tokenizer, config: Mapping[str, Any], name: str) -> int | None:

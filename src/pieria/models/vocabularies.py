@@ -1,10 +1,12 @@
 """Vocabularies to tokenizers of the `tokenizers` library, one function for each way to encode.
 
-Knows algorithms. Does not know what files vocabularies come in, or how their keys are called.
+Knows algorithms. Does not know what files vocabularies come in, or how their keys are called. What
+the functions return does not yet find the tokens of `Vocabulary.add_to` in text.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import isfinite
 from typing import Any
 
 import tokenizers
@@ -53,7 +55,7 @@ class Vocabulary:
         pairs = zip(self.tokens, self.types, strict=True)
         return next((token for token, type in pairs if type == kind), None)
 
-    def add_to(self, backend: tokenizers.Tokenizer) -> tokenizers.Tokenizer:
+    def add_to(self, backend: tokenizers.Tokenizer) -> None:
         backend.add_tokens(
             [
                 AddedToken(
@@ -66,7 +68,6 @@ class Vocabulary:
                 if kind in (UNKNOWN, CONTROL, USER_DEFINED) and token
             ]
         )
-        return backend
 
 
 @dataclass(frozen=True)
@@ -93,7 +94,7 @@ def byte_level_bpe(
     to_bytes = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     backend.pre_tokenizer = pre_tokenizers.Sequence([*_cuts(pre), to_bytes])
     backend.decoder = decoders.ByteLevel()
-    return vocabulary.add_to(backend)
+    return backend
 
 
 def marked_bpe(
@@ -102,7 +103,7 @@ def marked_bpe(
     """As Gemma 4: characters, with marks for spaces, then pairs in the order of `merges`."""
     backend = _marked(_bpe(vocabulary, _pairs(merges), byte_fallback=True), Spaces())
     backend.pre_tokenizer = pre_tokenizers.Sequence(_cuts(pre))
-    return vocabulary.add_to(backend)
+    return backend
 
 
 def scored_bpe(
@@ -113,14 +114,16 @@ def scored_bpe(
     The library merges by rank, and a token has a rank for each of its pairs. Where scores are equal
     the pair with the longer left part comes first, so that runs grow from the left as they should.
     """
+    _check(scores)
     usable = {
-        token: id for id, token in enumerate(vocabulary.tokens)
+        token: id
+        for id, token in enumerate(vocabulary.tokens)
         if vocabulary.types[id] in (NORMAL, UNUSED)
     }
     ranked = []
     for token, id in usable.items():
         if len(token) > MAX_PIECE:
-            raise ValueError(f"the token {token[:40]!r}... has more than {MAX_PIECE} characters")
+            raise ValueError(f"the token {token[:20]!r}... has more than {MAX_PIECE} characters")
         for i in range(1, len(token)):
             if token[:i] in usable and token[i:] in usable:
                 ranked.append((-scores[id], -i, token[:i], token[i:]))
@@ -128,13 +131,14 @@ def scored_bpe(
     pairs = [(left, right) for _, _, left, right in ranked]
     unknown = vocabulary.first(UNKNOWN)
     model = _bpe(vocabulary, pairs, byte_fallback=True, unk_token=unknown, fuse_unk=True)
-    return vocabulary.add_to(_marked(model, spaces))
+    return _marked(model, spaces)
 
 
 def unigram(
     vocabulary: Vocabulary, scores: Sequence[float], spaces: Spaces
 ) -> tokenizers.Tokenizer:
     """As SentencePiece: the pieces with the best sum of scores."""
+    _check(scores)
     normal = [s for s, kind in zip(scores, vocabulary.types, strict=True) if kind == NORMAL]
     lowest = min(normal, default=0.0) - UNLIKELY
     pieces = [
@@ -145,7 +149,7 @@ def unigram(
     bytes_too = vocabulary.first(BYTE) is not None
     unknown_id = None if unknown is None else vocabulary.tokens.index(unknown)
     model = models.Unigram(pieces, unknown_id, bytes_too)
-    return vocabulary.add_to(_marked(model, spaces))
+    return _marked(model, spaces)
 
 
 def word_piece(
@@ -158,7 +162,12 @@ def word_piece(
     )
     backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     backend.decoder = decoders.WordPiece(prefix="##", cleanup=False)
-    return vocabulary.add_to(backend)
+    return backend
+
+
+def _check(scores: Sequence[float]) -> None:
+    if not all(map(isfinite, scores)):
+        raise ValueError("the scores must be finite")
 
 
 def _pairs(merges: Sequence[str]) -> list[tuple[str, str]]:
@@ -188,7 +197,10 @@ def _marked(model: Any, spaces: Spaces) -> tokenizers.Tokenizer:
     backend = tokenizers.Tokenizer(model)
     steps: list[Any] = []
     if spaces.charsmap:
-        steps.append(normalizers.Precompiled(spaces.charsmap))
+        try:
+            steps.append(normalizers.Precompiled(spaces.charsmap))
+        except Exception as error:  # the library raises nothing more exact
+            raise ValueError(f"the table of characters is damaged: {error}") from None
     if spaces.collapse:
         steps.append(normalizers.Replace(Regex(r"\A +| +\z"), ""))
         steps.append(normalizers.Replace(Regex(" {2,}"), " "))

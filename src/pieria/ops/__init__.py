@@ -1,10 +1,12 @@
 """What is computed: every op, and what is needed to call, trace and extend them."""
 
 from pieria.ops.attention import attention
+from pieria.ops.causal_conv import causal_conv
 from pieria.ops.collectives import all_gather, all_reduce
 from pieria.ops.cross_entropy import cross_entropy
 from pieria.ops.embedding import embedding
 from pieria.ops.experts import experts
+from pieria.ops.gated_delta import gated_delta
 from pieria.ops.geglu import geglu
 from pieria.ops.gelu import gelu
 from pieria.ops.head_linear import head_linear
@@ -40,6 +42,7 @@ from pieria.ops.rope import rope
 from pieria.ops.rotary import rotary
 from pieria.ops.route import route
 from pieria.ops.sample import Draws, key, sample
+from pieria.ops.slots import Slots
 from pieria.ops.swiglu import swiglu
 from pieria.ops.token_logprobs import token_logprobs
 
@@ -55,14 +58,17 @@ __all__ = [
     "Inputs",
     "Op",
     "Paging",
+    "Slots",
     "all_gather",
     "all_reduce",
     "attention",
     "backends",
+    "causal_conv",
     "broadcast",
     "cross_entropy",
     "embedding",
     "experts",
+    "gated_delta",
     "geglu",
     "gelu",
     "head_linear",

@@ -1,4 +1,5 @@
-"""A short convolution over each channel's last tokens, then SiLU (Dao and Gu 2024, arXiv:2405.21060).
+"""A short convolution over the last tokens of each channel, then SiLU (Gu and Dao 2023,
+arXiv:2312.00752).
 
 T tokens of R requests side by side, C channels, W tokens that one sees, P = W - 1 of them before
 itself, S slots; L tokens of one request.
@@ -66,9 +67,7 @@ def _(out: Tensor, x_TC: Tensor, weight_CW: Tensor, state_SPC: Tensor, slots: Sl
 
 
 @causal_conv.row
-def _(
-    i: int, x_TC: Tensor, weight_CW: Tensor, state_SPC: Tensor, slots: Slots
-) -> tuple[Any, ...]:
+def _(i: int, x_TC: Tensor, weight_CW: Tensor, state_SPC: Tensor, slots: Slots) -> tuple[Any, ...]:
     tokens, slots = slots.token(i)
     return x_TC[tokens], weight_CW, state_SPC, slots
 

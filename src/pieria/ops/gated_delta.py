@@ -35,7 +35,8 @@ def gated_delta(
     M = exp(decay) M;  M = M + k (beta (v - M^T k))^T
 
     in float32 or wider, with q and k of length `scale` and 1. M goes from token to token of a
-    request, from its state to its state. decay_TH: not above 0. beta_TH: from 0 to 1.
+    request, from its state to its state. decay_TH: not above 0; beta_TH: from 0 to 1. decay_TH and
+    state_SHKV: float32 or wider.
     """
     shared = v_THV.shape[1] // q_TGK.shape[1]
     q_THK = (unit(q_TGK) * scale).repeat_interleave(shared, 1)
@@ -149,9 +150,9 @@ def _(make: Inputs) -> Iterator[Case]:
             make.normal(tokens, groups, size),
             make.normal(tokens, groups, size),
             make.normal(tokens, heads, v_size),
-            -forgets * make.normal(tokens, heads).abs(),
+            widen(-forgets * make.normal(tokens, heads).abs()),
             make.normal(tokens, heads).sigmoid(),
-            make.normal(2 * len(lengths), heads, size, v_size),
+            widen(make.normal(2 * len(lengths), heads, size, v_size)),
             some_slots(make, lengths, fresh),
         )
         # Errors of earlier tokens stay in the matrix.

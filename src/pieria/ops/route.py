@@ -34,11 +34,11 @@ def route(
     """weights_TA, float32 or wider, and experts_TA, int64: each token's `top` experts, best first.
 
     score: softmax over all experts (Mixtral, arXiv:2401.04088) or sigmoid (DeepSeek-V3,
-    arXiv:2412.19437). Experts are chosen by score + bias_E and weighted by the score alone, with
-    `renormalise` divided by the chosen ones' sum, then times `scale`. Of equal ones the lower expert
-    is better. groups: experts are chosen from the `top_groups` best groups of neighbours only, a
-    group being as good as its best expert ("max", DeepSeek-V2, arXiv:2405.04434) or as the sum of
-    its two best ("top2", DeepSeek-V3).
+    arXiv:2412.19437). Experts are chosen by score + bias_E, of equal ones the lower, and weighted
+    by the score alone: with `renormalise` divided by the chosen ones' sum, then times `scale`.
+    groups: experts are chosen from the `top_groups` best groups of neighbours only, a group being
+    as good as its best expert ("max", DeepSeek-V2, arXiv:2405.04434) or as the sum of its two best
+    ("top2", DeepSeek-V3).
 
     "twin" (JIUTIAN-139MoE's modeling_jiutian.py; top is 2, no other option counts): experts 0 and 1
     are the halves of one. A token that chooses either goes to both with weight 1; any other goes to
@@ -50,7 +50,7 @@ def route(
     scores_TE = scores_TE.sigmoid() if score == "sigmoid" else scores_TE.softmax(-1)
     choice_TE = scores_TE.detach() if bias_E is None else scores_TE.detach() + bias_E
     if groups > 1:
-        choice_TGM = choice_TE.unflatten(1, (groups, -1))
+        choice_TGM = choice_TE.view(len(choice_TE), groups, -1)
         of_group = 1 if group_score == "max" else 2
         group_TG = choice_TGM.topk(of_group).values.sum(-1)
         kept_TG = torch.zeros_like(group_TG, dtype=torch.bool)
@@ -149,7 +149,7 @@ def _(make: Inputs) -> Iterator[Case]:
     yield case("sigmoid", 5, 16, 3, score="sigmoid", scale=2.5)
     yield case("bias", 9, 32, 4, True, score="sigmoid", scale=2.5)
     yield case("group of the best", 9, 32, 6, groups=8, top_groups=3, scale=16.0)
-    grouped = {"groups": 4, "top_groups": 2, "group_score": "top2"}
+    grouped: dict[str, Any] = {"groups": 4, "top_groups": 2, "group_score": "top2"}
     yield case("group of the two best", 9, 32, 4, True, score="sigmoid", **grouped)
     yield case("twin", 12, 8, 2, score="twin")
     for tokens in (1, 32, 512):

@@ -3,8 +3,10 @@
 R requests, T tokens of all of them side by side, S slots.
 """
 
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 import torch
 from torch import Tensor
@@ -17,25 +19,31 @@ class Slots:
     """Which state each request goes on from, and where it leaves the one after its last token.
 
     reads_R: slots; -1: the beginning, a state of zeros. writes_R: slots, no two equal; one may be
-    the request's own of reads_R, none another's. Both int64. lengths: tokens of each request.
+    what its own request reads, none what another reads. Both int64.
+    lengths: tokens of each request. lengths, reads, writes: on the host.
     """
 
     reads_R: Tensor
     writes_R: Tensor
     lengths: tuple[int, ...]
+    reads: tuple[int, ...]
+    writes: tuple[int, ...]
 
     @staticmethod
     def of(
+        lengths: Sequence[int],
         reads: Sequence[int],
         writes: Sequence[int],
-        lengths: Sequence[int],
         device: torch.device | str = "cpu",
     ) -> "Slots":
-        return Slots(
-            torch.tensor(reads, dtype=torch.int64, device=device),
-            torch.tensor(writes, dtype=torch.int64, device=device),
-            tuple(lengths),
-        )
+        reads_R = torch.tensor(reads, dtype=torch.int64, device=device)
+        writes_R = torch.tensor(writes, dtype=torch.int64, device=device)
+        return Slots(reads_R, writes_R, tuple(lengths), tuple(reads), tuple(writes))
+
+    @staticmethod
+    def fresh(lengths: Sequence[int], device: torch.device | str = "cpu") -> "Slots":
+        """All requests begin, and each has a slot."""
+        return Slots.of(lengths, [-1] * len(lengths), range(len(lengths)), device)
 
     def before(self, state_S: Tensor) -> Tensor:
         """A copy [R, ...] of what requests go on from, in a cache [S, ...]."""
@@ -43,24 +51,24 @@ class Slots:
         return state_S[self.reads_R.clamp(min=0)].masked_fill(begins_R, 0)
 
     def nbytes(self, state_S: Tensor) -> int:
-        """Bytes of what requests go on from and of what they leave."""
-        return 2 * len(self.lengths) * nbytes(state_S[:1])
+        """Bytes of the states that are read and of those that are written."""
+        read = sum(read >= 0 for read in self.reads)
+        return (read + len(self.writes)) * nbytes(state_S[:1])
 
     def token(self, i: int) -> tuple[slice, "Slots"]:
-        """Which tokens the state after token i is made from, and where its request's states are."""
-        first = 0
-        for r, length in enumerate(self.lengths):
-            if i < first + length:
-                break
-            first += length
-        one = slice(r, r + 1)
-        return slice(first, i + 1), Slots(self.reads_R[one], self.writes_R[one], (i + 1 - first,))
+        """The tokens of token i's request up to it, and their slots."""
+        starts = list(accumulate(self.lengths, initial=0))
+        r = bisect_right(starts, i) - 1
+        one, length = slice(r, r + 1), i + 1 - starts[r]
+        slots = Slots.of((length,), self.reads[one], self.writes[one], self.reads_R.device)
+        return slice(starts[r], i + 1), slots
 
 
 def some_slots(make: Inputs, lengths: tuple[int, ...], fresh: tuple[int, ...]) -> Slots:
-    """For the requests of a case, among twice as many slots: those of `fresh` begin, others go on
-    from a slot of their own; every other request writes where it read.
+    """For the requests of a case, among twice as many slots.
+
+    Those of `fresh` begin; every other request writes where it reads, or would.
     """
     requests = range(len(lengths))
     reads = [-1 if r in fresh else 2 * r for r in requests]
-    return Slots.of(reads, [2 * r + r % 2 for r in requests], lengths, make.device)
+    return Slots.of(lengths, reads, [2 * r + r % 2 for r in requests], make.device)

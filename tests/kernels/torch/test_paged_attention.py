@@ -16,7 +16,7 @@ def test_groups_hold_every_request_once_with_little_padding(
     requests: list[tuple[int, int]], tokens: int
 ) -> None:
     queries, spans = zip(*requests, strict=True)
-    groups = list(kernel._groups(queries, list(spans), tokens))
+    groups = list(kernel.groups(queries, list(spans), tokens))
     assert sorted(r for group in groups for r in group) == list(range(len(requests)))
     for group in groups:
         longest = max(spans[r] for r in group)
@@ -26,4 +26,4 @@ def test_groups_hold_every_request_once_with_little_padding(
 
 
 def test_requests_of_one_length_share_as_few_calls_as_may_be() -> None:
-    assert list(kernel._groups((1,) * 7, [10] * 7, 30)) == [[0, 1, 2], [3, 4, 5], [6]]
+    assert list(kernel.groups((1,) * 7, [10] * 7, 30)) == [[0, 1, 2], [3, 4, 5], [6]]
