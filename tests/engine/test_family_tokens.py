@@ -30,6 +30,14 @@ SHAPE: dict[str, Any] = {
     "rms_norm_eps": 1e-5,
 }
 EXPERTS = {"num_experts": 6, "num_experts_per_tok": 2, "moe_intermediate_size": 24}
+DELTA = {
+    "num_hidden_layers": 4,
+    "linear_num_key_heads": 2,
+    "linear_num_value_heads": 4,
+    "linear_key_head_dim": 8,
+    "linear_value_head_dim": 6,
+    "shared_expert_intermediate_size": 16,
+}
 WINDOWS = {"use_sliding_window": True, "sliding_window": 7}
 YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 128}
 FAMILIES: dict[str, dict[str, Any]] = {
@@ -60,6 +68,9 @@ FAMILIES: dict[str, dict[str, Any]] = {
         "num_experts_per_tok": 2,
         "rms_norm_eps": 1e-8,
     },
+    "Qwen3Next": {**EXPERTS, **DELTA},
+    "Qwen3_5Moe": {**EXPERTS, **DELTA},
+    "Qwen3_5": DELTA,
     **{name: {**tiny(name), "vocab_size": VOCABULARY} for name in CONFIGS},
 }
 

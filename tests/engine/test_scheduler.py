@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
@@ -15,16 +16,17 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
+from pieria.engine.engine import Engine
 from pieria.engine.messages import Add, Output, Stats
-from pieria.engine.pages import Pages
+from pieria.engine.pages import Pages, most_pages
 from pieria.engine.plan import Chunk, ChunkResult, Draw, StepPlan, StepResult
 from pieria.engine.policies import POLICIES
-from pieria.engine.prefix_cache import Key, PrefixCache
+from pieria.engine.prefix_cache import ABSENT, Key, PrefixCache, Table
 from pieria.engine.request import Request
 from pieria.engine.sampling_params import SamplingParams
 from pieria.engine.scheduler import Scheduler, SchedulerConfig
-from tests.engine.profiles import CATCH, MANY, MODEST
-from tests.engine.toy import VOCABULARY, Story, ToyRunner, alone
+from tests.engine.profiles import CATCH, MANY, MODEST, STEADY
+from tests.engine.toy import VOCABULARY, History, Story, ToyRunner, Windows, alone
 
 STOP_IDS = frozenset({0})
 
@@ -57,15 +59,18 @@ class Bench:
         page_tokens: int = 2,
         max_model_len: int = 64,
         fails: dict[str, str] | None = None,
+        windows: Windows = (None,),
+        states: int = 0,
         **config: Any,
     ) -> None:
+        caching = config.get("enable_prefix_caching", True)
         self.scheduler = Scheduler(
             SchedulerConfig(**config),
-            PrefixCache(pages, page_tokens, config.get("enable_prefix_caching", True)),
+            PrefixCache(pages, page_tokens, caching, windows, states),
             STOP_IDS,
             max_model_len,
         )
-        self.runner = ToyRunner(pages, page_tokens, fails)
+        self.runner = ToyRunner(pages, page_tokens, fails, windows, states)
         self.added: dict[str, Add] = {}
         self.news: dict[str, list[Output]] = {}
 
@@ -96,8 +101,10 @@ class Bench:
             assert self.step(), "a step without work while requests wait"
         assert self.scheduler.idle, f"not done after {most_steps} steps"
         assert self.stats.pages_held == self.stats.running == self.stats.waiting == 0
+        assert self.scheduler.cache.states.held == 0
+        windows, stateful = self.runner.windows, len(self.runner.states) > 0
         for id, add in self.added.items():
-            assert story(self.news[id]) == alone(add, STOP_IDS), id
+            assert story(self.news[id]) == alone(add, STOP_IDS, windows, stateful), id
 
 
 def story(news: Iterable[Output]) -> Story:
@@ -569,30 +576,232 @@ def test_stats() -> None:
     assert bench.stats.pages_cached == 5
 
 
+# ---- windows ----
+
+
+def test_pages_outside_a_window_are_used_again() -> None:
+    """By a request that needs three times as many without windows."""
+    bench = Bench(pages=12, page_tokens=2, windows=(5, 3), max_num_batched_tokens=4, max_num_seqs=1)
+    bench.add(message("a", range(1, 12), max_tokens=28))
+    held = []
+    while not bench.scheduler.idle:
+        bench.step()
+        held.append(bench.stats.pages_held)
+    bench.run()
+    assert max(held) <= 12 < 2 * (11 + 28) / 2 / 3
+    assert bench.stats.preemptions == 0
+
+
+def test_a_chunk_shows_the_pages_that_its_tokens_see() -> None:
+    bench = Bench(page_tokens=2, windows=(None, 4), max_num_batched_tokens=6, max_num_seqs=1)
+    bench.add(message("a", range(1, 16), max_tokens=1))
+    shown = [[[p != ABSENT for p in t] for t in bench.step()["a"].tables] for _ in range(3)]
+    # Token 6 sees 3 to 6, token 12 sees 9 to 12.
+    assert shown == [
+        [[True] * 3, [True] * 3],
+        [[True] * 6, [False] + [True] * 5],
+        [[True] * 8, [False] * 4 + [True] * 4],
+    ]
+    bench.run()
+
+
+def test_a_prefix_is_found_with_its_windows_alone() -> None:
+    bench = Bench(page_tokens=2, windows=(3, None))
+    bench.add(message("a", range(1, 12), max_tokens=1))
+    bench.run()
+    bench.add(message("b", [*range(1, 12), 7], max_tokens=1))
+    chunk = bench.step()["b"]
+    assert chunk.start == 10
+    assert [table.count(ABSENT) for table in chunk.tables] == [4, 0]
+    bench.run()
+
+
+def test_a_page_in_each_table_stays_free_for_who_runs() -> None:
+    bench = Bench(pages=11, page_tokens=2, windows=(None, None, None), max_num_seqs=4)
+    bench.add(message("a", [1] * 4, max_tokens=2))
+    bench.step()
+    bench.add(message("b", [2], max_tokens=1))
+    assert set(bench.step()) == {"a"}, "b would take 3 of the last 5 pages"
+    bench.run()
+    assert bench.stats.preemptions == 0
+
+
+def test_what_windows_let_go_of_is_not_asked_for() -> None:
+    bench = Bench(
+        pages=9, page_tokens=2, windows=(None, 3), max_num_seqs=1, max_num_batched_tokens=1
+    )
+    bench.add(message("a", [1] * 8, max_tokens=6))  # 7 pages, and 2 of them through the window
+    with pytest.raises(ValueError, match="15 tokens need 10 pages; the cache has 9 of 2 tokens"):
+        bench.scheduler.add(message("b", [1] * 8, max_tokens=7))
+    bench.run()
+    assert bench.stats.preemptions == 0
+
+
+@STEADY
+@given(
+    st.tuples(st.integers(1, 4), st.integers(1, 9), st.integers(1, 60), st.integers(1, 12)),
+    st.lists(st.none() | st.integers(1, 20), min_size=1, max_size=3),
+    st.booleans(),
+)
+def test_one_request_is_never_preempted_in_its_most_pages(
+    sizes: tuple[int, int, int, int], windows: list[int | None], stateful: bool
+) -> None:
+    page_tokens, step, prompt, more = sizes
+    bench = Bench(
+        pages=most_pages(windows, page_tokens, prompt + more, step),
+        page_tokens=page_tokens,
+        max_model_len=100,
+        windows=tuple(windows),
+        states=2 if stateful else 0,
+        max_num_seqs=1,
+        max_num_batched_tokens=step,
+    )
+    bench.add(message("a", [i % 7 for i in range(prompt)], max_tokens=more))
+    bench.run()
+    assert bench.stats.preemptions == 0
+
+
+def peak_pages(windows: Windows, page_tokens: int, tokens: int, step: int) -> int:
+    """Most pages that one request with a prompt of so many tokens holds at once."""
+    cache = PrefixCache(
+        most_pages(windows, page_tokens, tokens + 1, step), page_tokens, True, windows
+    )
+    scheduler = Scheduler(SchedulerConfig(1, step), cache, STOP_IDS, tokens + 1)
+    scheduler.add(message("a", range(tokens), max_tokens=1))
+    peak = 0
+    while not scheduler.idle:
+        plan = scheduler.plan()
+        peak = max(peak, cache.pages.held)
+        drawn = tuple(ChunkResult(c.request, 1 if c.draw else None) for c in plan.chunks)
+        scheduler.commit(plan, StepResult(drawn))
+    return peak
+
+
+@pytest.mark.parametrize("windows", [(None,), (40,), (None, 7, 33), (1, 2)])
+@pytest.mark.parametrize("step", [1, 7, 16, 50])
+def test_most_pages_is_not_much_more_than_a_long_request_takes(windows: Windows, step: int) -> None:
+    for page_tokens in (1, 4, 5):
+        most = most_pages(windows, page_tokens, 401, step)
+        peak = peak_pages(windows, page_tokens, 400, step)
+        assert peak <= most <= peak + 2 * len(windows)
+
+
+# ---- states ----
+
+
+def test_a_chunk_ends_with_a_page_so_that_its_state_can_be_published() -> None:
+    bench = Bench(page_tokens=4, states=8, max_num_batched_tokens=10, max_num_seqs=2)
+    bench.add(message("a", range(1, 12), max_tokens=2))
+    chunks = [bench.step()["a"] for _ in range(3)]
+    assert [(c.start, c.end) for c in chunks] == [(0, 8), (8, 11), (11, 12)]
+    bench.run()
+    assert bench.scheduler.cache.states.cached == 2, "after 8 and 12 tokens"
+    bench = Bench(page_tokens=4, states=8, enable_prefix_caching=False)
+    bench.add(message("a", range(1, 12), max_tokens=2))
+    assert bench.step()["a"].end == 11, "there is nothing to publish"
+    bench.run()
+
+
+def test_a_prefix_is_found_where_there_is_a_state() -> None:
+    bench = Bench(page_tokens=2, states=8, max_num_batched_tokens=8, max_num_seqs=2)
+    bench.add(message("a", range(1, 12), max_tokens=1))
+    bench.run()
+    bench.add(message("b", range(1, 8), max_tokens=1))
+    assert bench.step()["b"].start == 0, "the first state is that after 8 tokens"
+    bench.run()
+    bench.add(message("c", [*range(1, 10), 7], max_tokens=1))
+    chunk = bench.step()["c"]
+    assert (chunk.start, chunk.reads != ABSENT) == (8, True)
+    bench.run()
+
+
+def test_a_request_in_a_step_has_two_states() -> None:
+    bench = Bench(page_tokens=2, states=5, max_num_seqs=4)
+    bench.add(*[message(id, [ord(id) % 7] * 3, max_tokens=6) for id in "abc"])
+    assert set(bench.step()) == {"a", "b"}
+    while not bench.scheduler.idle:
+        for chunk in bench.step().values():
+            assert chunk.writes not in (ABSENT, chunk.reads)
+    bench.run()
+    assert bench.stats.preemptions == 0
+
+
+@pytest.mark.parametrize("states", [0, 8])
+def test_a_step_that_fails_after_it_wrote_is_run_again(states: int) -> None:
+    class Failing(ToyRunner):
+        def run(self, plan: StepPlan) -> StepResult:
+            result = super().run(plan)
+            if any(c.request == "bad" and c.start > 3 for c in plan.chunks):
+                raise RuntimeError("too late")
+            return result
+
+    windows = (None, 3)
+    cache = PrefixCache(64, 2, True, windows, states)
+    runner = Failing(64, 2, windows=windows, states=states)
+    engine = Engine(Scheduler(SchedulerConfig(), cache, STOP_IDS, 64), runner)
+    good = [message(id, [ord(id) % 7] * 3, max_tokens=12) for id in "abc"]
+    for add in [*good[:1], message("bad", [5] * 3, max_tokens=9), *good[1:]]:
+        engine.add(add)
+    news: dict[str, list[Output]] = {}
+    while not engine.idle:
+        for output in engine.step():
+            news.setdefault(output.id, []).append(output)
+    assert news["bad"][-1].error == "RuntimeError: too late"
+    for add in good:
+        assert story(news[add.id]) == alone(add, STOP_IDS, windows, states > 0)
+
+
 # ---- random traffic ----
 
+FULL, WINDOWED = (0, 1, 2), (4, 5, 6)
 
-@pytest.mark.parametrize("wrong", ["table", "write", "reused"])
+
+@pytest.mark.parametrize("wrong", ["table", "other table", "write", "reused", "state"])
 def test_the_toy_model_notices(wrong: str) -> None:
-    """A wrong page table, a missed write and a page reused too early all change the token."""
-    runner = ToyRunner(pages=4, page_tokens=2)
+    """Wrong pages, a missed write, a page reused too early, a state of other tokens."""
+    runner = ToyRunner(pages=8, page_tokens=2, windows=(None, 4), states=4)
 
-    def drawn(tokens: tuple[int, ...], pages: tuple[int, ...], start: int) -> list[int | None]:
+    def drawn(
+        tokens: tuple[int, ...],
+        start: int,
+        full: tuple[int, ...] = FULL,
+        reads: int = ABSENT,
+        writes: int = 0,
+    ) -> list[int | None]:
         """What several seeds draw, so that one that agrees by chance does not matter."""
+        tables = (full, WINDOWED)
         draws = [Draw(position=5, seed=seed) for seed in range(8)]
-        plans = [StepPlan((Chunk("a", start, tokens, pages, draw),)) for draw in draws]
-        return [runner.run(plan).chunks[0].token for plan in plans]
+        chunks = [Chunk("a", start, tokens, tables, reads, writes, draw) for draw in draws]
+        return [runner.run(StepPlan((chunk,))).chunks[0].token for chunk in chunks]
 
-    right = drawn((1, 2, 3, 4, 5), (3, 2, 1), 0)
-    assert drawn((1, 2, 3, 4, 5), (0, 1, 2), 0) == right
-    assert drawn((5,), (0, 1, 2), 4) == right, "the cache is as good as the tokens"
+    drawn((1, 2, 3), 0, writes=3)
+    drawn((1, 2, 3, 4), 0, writes=1)
+    right = drawn((1, 2, 3, 4, 5), 0)
+    assert drawn((5,), 4, reads=1) == right, "the cache is as good as the tokens"
+    assert drawn((4, 5), 3, reads=3) == right
     if wrong == "table":
-        assert drawn((5,), (1, 0, 2), 4) != right
+        assert drawn((5,), 4, (1, 0, 2), reads=1) != right
+    elif wrong == "other table":
+        assert drawn((5,), 4, (4, 5, 2), reads=1) != right
     elif wrong == "write":
-        assert drawn((4, 5), (0, 3, 2), 3) != right
+        assert drawn((4, 5), 3, (0, 3, 2), reads=3) != right
+    elif wrong == "reused":
+        drawn((7, 7), 0, (1, 3, 3), writes=2)
+        assert drawn((5,), 4, reads=1) != right
     else:
-        drawn((7, 7), (1,), 0)
-        assert drawn((5,), (0, 1, 2), 4) != right
+        assert drawn((5,), 4, reads=3) != right
+
+
+def test_the_toy_model_looks_through_its_window() -> None:
+    runner = ToyRunner(pages=4, page_tokens=2, windows=(3,))
+
+    def run(start: int, *pages: int) -> StepResult:
+        tokens = (1, 2, 3, 4, 5)[start:]
+        return runner.run(StepPlan((Chunk("a", start, tokens, (pages,), draw=Draw(5, 0)),)))
+
+    assert run(0, 0, 1, 2) == run(4, ABSENT, 1, 2)
+    with pytest.raises(AssertionError, match="page 0 of table 0 was let go"):
+        run(3, ABSENT, 1, 2)
 
 
 @dataclass
@@ -601,6 +810,7 @@ class Live:
 
     add: Add
     expected: Story
+    history: History
     told: Story = field(default_factory=Story)
     computed: int | None = None
     first_start: int = 0
@@ -639,8 +849,21 @@ PARAMS = st.fixed_dictionaries(
 )
 
 
+WINDOWS: list[Windows] = [
+    (None,),
+    (None,),
+    (None, 4),
+    (3, None, 1),
+    (None, 6, None),
+    (2,),
+    (5, 3),
+]
+
+
 class SchedulerMachine(RuleBasedStateMachine):
-    """Random traffic on few pages, watched from outside: plans, pages read and written, news."""
+    """Random traffic on few pages and states, watched from outside: plans, what is read and
+    written, news.
+    """
 
     ready = False
 
@@ -651,6 +874,8 @@ class SchedulerMachine(RuleBasedStateMachine):
         more_budget=st.integers(0, 8),
         policy=st.sampled_from(sorted(POLICIES)),
         caching=st.booleans(),
+        windows=st.sampled_from(WINDOWS),
+        states=st.sampled_from([0, 0, 2, 4, 7]),
     )
     def start(
         self,
@@ -660,15 +885,20 @@ class SchedulerMachine(RuleBasedStateMachine):
         more_budget: int,
         policy: str,
         caching: bool,
+        windows: Windows,
+        states: int,
     ) -> None:
         config = SchedulerConfig(seats, seats + more_budget, policy, caching)
-        self.cache = PrefixCache(pages, page_tokens, caching)
+        pages *= len(windows)
+        self.windows = windows
+        self.cache = PrefixCache(pages, page_tokens, caching, windows, states)
         self.scheduler = Scheduler(config, self.cache, STOP_IDS, max_model_len=24)
         self.failing: dict[str, str] = {}
-        self.runner = ToyRunner(pages, page_tokens, self.failing)
+        self.runner = ToyRunner(pages, page_tokens, self.failing, windows, states)
+        self.seats = min(seats, states // 2) if states else seats
         self.live: dict[str, Live] = {}
         self.past: list[str] = []
-        self.owners: dict[int, Key] = {}
+        self.owners: dict[tuple[str, int], Key] = {}
         self.preemptions = 0
         self.count = 0
         self.ready = True
@@ -715,7 +945,8 @@ class SchedulerMachine(RuleBasedStateMachine):
                 adapter=adapter,
             )
             tokens = len(prompt) + max_tokens
-            pages = -(-tokens // self.cache.page_tokens)
+            budget = self.scheduler.config.max_num_batched_tokens
+            pages = most_pages(self.windows, self.cache.page_tokens, tokens, budget)
             if not prompt or tokens > 24 or pages > self.cache.pages.count:
                 with pytest.raises(
                     ValueError, match="at least 1 is needed|limit is 24|the cache has"
@@ -723,16 +954,20 @@ class SchedulerMachine(RuleBasedStateMachine):
                     self.scheduler.add(add)
                 return
             self.scheduler.add(add)
-            self.live[id] = Live(add, alone(add, STOP_IDS))
+            stateful = self.cache.states.count > 0
+            expected = alone(add, STOP_IDS, self.windows, stateful)
+            history = History(self.windows, stateful)
+            history.read([*prompt, *expected.tokens])
+            self.live[id] = Live(add, expected, history)
             if fails:
                 self.failing[id] = "not a number"
             leader = leader or id
 
     @precondition(lambda self: self.live)
-    @rule(steps=st.integers(1, 6))
-    def step(self, steps: int) -> None:
+    @rule(steps=st.integers(1, 6), fails=st.sampled_from([False, False, False, True]))
+    def step(self, steps: int, fails: bool) -> None:
         for _ in range(steps):
-            self.one_step()
+            self.one_step(fails=fails)
 
     @precondition(lambda self: len(self.live) > 3)
     @rule(data=st.data(), during_a_step=st.booleans())
@@ -753,11 +988,15 @@ class SchedulerMachine(RuleBasedStateMachine):
         self.failing.pop(id, None)
         self.past.append(id)
 
-    def one_step(self, aborted: Sequence[str] = ()) -> None:
+    def one_step(self, aborted: Sequence[str] = (), fails: bool = False) -> None:
+        """fails: at its end, so that it is run again chunk by chunk."""
         self.ready = False  # until nothing was found wrong
         plan = self.scheduler.plan()
         self.check_plan(plan)
         result = self.runner.run(plan)
+        if fails:
+            alone = [self.runner.run(StepPlan((chunk,))) for chunk in plan.chunks]
+            result = StepResult(tuple(part.chunks[0] for part in alone))
         self.forget(list(aborted))
         outputs = self.scheduler.commit(plan, result)
         self.scheduler.check()
@@ -771,7 +1010,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         config = self.scheduler.config
         assert plan.chunks or not self.live, "requests wait, and nothing is computed"
         assert plan.tokens <= config.max_num_batched_tokens
-        assert len(plan.chunks) <= config.max_num_seqs
+        assert len(plan.chunks) <= self.seats
         ids = [chunk.request for chunk in plan.chunks]
         assert len(set(ids)) == len(ids)
         preempted = self.scheduler.stats.preemptions > self.preemptions
@@ -782,7 +1021,8 @@ class SchedulerMachine(RuleBasedStateMachine):
                 live.computed = live.computed if id in ids else None
         for chunk in plan.chunks:
             self.check_chunk(chunk, self.live[chunk.request])
-        self.check_pages(plan)
+            self.check_tables(chunk, self.live[chunk.request].history)
+        self.check_conflicts(plan)
 
     def check_chunk(self, chunk: Chunk, live: Live) -> None:
         n = self.cache.page_tokens
@@ -803,27 +1043,62 @@ class SchedulerMachine(RuleBasedStateMachine):
         live.computed = chunk.end
         assert chunk.tokens == known[chunk.start : chunk.end]
         assert chunk.tokens
-        assert len(chunk.pages) * n >= chunk.end
-        assert len(set(chunk.pages)) == len(chunk.pages)
+        if self.cache.enabled and self.cache.states.count:
+            assert chunk.end % n == 0 or chunk.end // n == chunk.start // n
         assert (chunk.draw is not None) == (chunk.end == len(known))
         if live.owes_prompt_logprobs:
             assert chunk.targets == live.add.tokens[chunk.start + 1 : chunk.end + 1]
         else:
             assert chunk.targets == ()
 
-    def check_pages(self, plan: StepPlan) -> None:
-        slot = self.runner.slot
-        reads = {c.request: {slot(c, p) for p in range(c.end)} for c in plan.chunks}
+    def check_tables(self, chunk: Chunk, history: History) -> None:
+        """Pages that are needed and no others, and in them and in the state what should be."""
+        n = self.cache.page_tokens
+        begin = chunk.start // n * n  # the page before it is kept in any case
+        for window, pages in zip(self.windows, chunk.tables, strict=True):
+            oldest = 0 if window is None else max(0, min(begin - window + 1, begin - 1))
+            assert pages.count(ABSENT) == oldest // n
+            assert set(pages[: oldest // n]) <= {ABSENT}
+            assert len(pages) * n >= chunk.end
+        held = [page for pages in chunk.tables for page in pages if page != ABSENT]
+        assert len(set(held)) == len(held)
+        places = self.runner.visible(chunk, chunk.start, chunk.start)
+        found = [self.runner.slots[place] for place in places]
+        assert found == history.visible(chunk.start, chunk.start)
+        if chunk.reads != ABSENT:
+            assert self.runner.states[chunk.reads] == history.states[chunk.start]
+
+    def check_conflicts(self, plan: StepPlan) -> None:
+        """Nobody writes what is published or what another reads, nor reads another tenant's."""
+        reads = {c.request: self.reads(c) for c in plan.chunks}
+        published = {("page", page) for page in self.cache._of_page}
+        published |= {("state", state) for state in self.cache._of_state}
+        taken: set[tuple[str, int]] = set()
         for chunk in plan.chunks:
-            writes = {slot(chunk, p) for p in range(chunk.start, chunk.end)}
+            writes = self.writes(chunk)
+            assert not writes & taken, "written twice"
+            taken |= writes
             for other, read in reads.items():
-                assert other == chunk.request or not writes & read, "written under a reader"
-            written = {s // self.cache.page_tokens for s in writes}
-            assert not written & set(self.cache._nodes), "a published page is written"
+                shared = writes & read
+                assert not shared or other == chunk.request, "written under a reader"
+                assert not any(kind == "state" for kind, _ in shared), "what it reads is lost"
+            assert not writes & published, "what is published is written"
             self.owners.update(dict.fromkeys(writes, self.key(chunk)))
         for chunk in plan.chunks:
-            owners = {self.owners[s] for s in reads[chunk.request]}
-            assert owners == {self.key(chunk)}, "reads what another tenant or adapter wrote"
+            owners = {self.owners[place] for place in reads[chunk.request]}
+            assert owners <= {self.key(chunk)}, "reads what another tenant or adapter wrote"
+
+    def reads(self, chunk: Chunk) -> set[tuple[str, int]]:
+        """Pages and states."""
+        slots = self.runner.visible(chunk, chunk.start, chunk.end)
+        pages = {("page", slot // self.cache.page_tokens) for slot in slots}
+        return pages | ({("state", chunk.reads)} if chunk.reads != ABSENT else set())
+
+    def writes(self, chunk: Chunk) -> set[tuple[str, int]]:
+        first, last = chunk.start // self.cache.page_tokens, chunk.end - 1
+        last = last // self.cache.page_tokens + 1
+        pages = {("page", page) for table in chunk.tables for page in table[first:last]}
+        return pages | ({("state", chunk.writes)} if chunk.writes != ABSENT else set())
 
     def key(self, chunk: Chunk) -> Key:
         add = self.live[chunk.request].add
@@ -856,10 +1131,12 @@ class SchedulerMachine(RuleBasedStateMachine):
         stats = self.scheduler.stats
         assert stats.running + stats.waiting == len(self.live)
         for request in self.scheduler._running:
-            full = request.computed // self.cache.page_tokens
-            if self.cache.enabled:
-                text = [*request.tokens[: full * self.cache.page_tokens], -1]
-                assert self.cache._walk(request.key, text) == request.table[:full], "not published"
+            n = self.cache.page_tokens
+            full = request.computed // n * n
+            # A state is published where a chunk ended with a page.
+            if self.cache.enabled and (full == request.computed or not self.cache.states.count):
+                text = [*request.tokens[:full], -1]
+                assert self.cache.matched_tokens(request.key, text) == full, "not published"
 
     def teardown(self) -> None:
         """Everybody finishes in a bounded number of steps, and nothing is left."""
@@ -870,9 +1147,9 @@ class SchedulerMachine(RuleBasedStateMachine):
             if self.live:
                 self.one_step()
         assert not self.live, f"not done after {most} steps"
-        pages = self.cache.pages
-        assert (pages.held, pages.available) == (0, pages.count)
-        assert self.cache.enabled or not pages.cached
+        for pool in (self.cache.pages, self.cache.states):
+            assert (pool.held, pool.available) == (0, pool.count)
+            assert self.cache.enabled or not pool.cached
 
 
 class TestScheduler(SchedulerMachine.TestCase):
@@ -885,8 +1162,10 @@ def test_random_traffic_at_length() -> None:
 
 
 _chunk, _give_back, _commit = Scheduler._chunk, Scheduler._give_back, Scheduler._commit
-_edge, _publish, _release = PrefixCache._edge, PrefixCache.publish, Pages.release
-_reserve = Scheduler._reserve
+_reserve, _remember = Scheduler._reserve, Scheduler._remember
+_edge, _publish, _slide = PrefixCache._edge, PrefixCache.publish, PrefixCache.slide
+_first_visible, _gap = PrefixCache.first_visible, PrefixCache._gap
+_release = Pages.release
 
 
 def _release_twice(self: Pages, pages: Sequence[int]) -> None:
@@ -895,16 +1174,30 @@ def _release_twice(self: Pages, pages: Sequence[int]) -> None:
 
 
 def _publish_what_is_not_computed(
-    self: PrefixCache, key: Key, tokens: Sequence[int], table: list[int], first: int, last: int
-) -> None:
-    _publish(self, key, tokens, table, first, min(len(tokens) // self.page_tokens, len(table)))
+    self: PrefixCache,
+    key: Key,
+    tokens: Sequence[int],
+    tables: Sequence[Table],
+    first: int,
+    last: int,
+    state: int = ABSENT,
+) -> int:
+    last = min(len(tokens) // self.page_tokens, len(tables[0].pages))
+    return _publish(self, key, tokens, tables, first, last, state)
 
 
 def _publish_what_is_not_full(
-    self: PrefixCache, key: Key, tokens: Sequence[int], table: list[int], first: int, last: int
-) -> None:
+    self: PrefixCache,
+    key: Key,
+    tokens: Sequence[int],
+    tables: Sequence[Table],
+    first: int,
+    last: int,
+    state: int = ABSENT,
+) -> int:
     padded = [*tokens, *[0] * self.page_tokens]
-    _publish(self, key, padded, table, first, min(last + 1, len(table)))
+    last = min(last + 1, len(tables[0].pages))
+    return _publish(self, key, padded, tables, first, last, state)
 
 
 def _same_for_all_salts(self: PrefixCache, key: Key, tokens: Sequence[int], page: int) -> Any:
@@ -913,6 +1206,45 @@ def _same_for_all_salts(self: PrefixCache, key: Key, tokens: Sequence[int], page
 
 def _same_for_all_adapters(self: PrefixCache, key: Key, tokens: Sequence[int], page: int) -> Any:
     return _edge(self, (key[0], ""), tokens, page)
+
+
+def _slide_too_early(self: PrefixCache, tables: Sequence[Table], computed: int) -> None:
+    most = len(tables[0].pages) * self.page_tokens
+    _slide(self, tables, min(computed + self.page_tokens, most))
+
+
+def _slide_never(self: PrefixCache, tables: Sequence[Table], computed: int) -> None:
+    pass
+
+
+def _slide_and_keep(self: PrefixCache, tables: Sequence[Table], computed: int) -> None:
+    for table in tables:
+        for page in table.pages[table.first :]:
+            self.pages.hold(page)
+    before = [table.first for table in tables]
+    _slide(self, tables, computed)
+    for table, first in zip(tables, before, strict=True):
+        self.pages.release(table.pages[max(first, table.first) :])
+
+
+def _see_a_page_less(self: PrefixCache, window: int | None, pages: int) -> int:
+    first = _first_visible(self, window, pages)
+    return first if window is None else min(first + 1, max(0, pages - 1))
+
+
+def _mind_no_gap(self: PrefixCache, path: Sequence[Any], depth: int) -> int | None:
+    return depth - 1 if self.states.count and path[depth - 1].state == ABSENT else None
+
+
+def _mind_no_state(self: PrefixCache, path: Sequence[Any], depth: int) -> int | None:
+    states, self.states = self.states, Pages(0, lambda page: None)
+    gap = _gap(self, path, depth)
+    self.states = states
+    return gap
+
+
+def _leave_the_others(self: PrefixCache, node: Any) -> None:
+    pass
 
 
 def _hold_but_leave_evictable(self: Pages, page: int) -> None:
@@ -926,10 +1258,55 @@ def _skip_a_token(self: Scheduler, request: Request, count: int) -> Chunk:
     return _chunk(self, request, count)
 
 
+def _read_another_state(self: Scheduler, request: Request, count: int) -> Chunk:
+    chunk = _chunk(self, request, count)
+    if chunk.reads == ABSENT:
+        return chunk
+    fields = {name: getattr(chunk, name) for name in chunk.__struct_fields__}
+    return Chunk(**{**fields, "reads": (chunk.reads + 1) % self.cache.states.count})
+
+
+def _write_in_place(self: Scheduler, request: Request, count: int, spare: int = 0) -> bool:
+    if not _reserve(self, request, count, spare):
+        return False
+    self.cache.states.release(request.states[1:])
+    del request.states[1:]
+    return True
+
+
+def _write_in_place_what_is_its_own(
+    self: Scheduler, request: Request, count: int, spare: int = 0
+) -> bool:
+    own = request.states and not self.cache.states.published(request.states[0])
+    return (_write_in_place if own else _reserve)(self, request, count, spare)
+
+
+def _end_anywhere(self: Scheduler, request: Request, count: int) -> int:
+    return count
+
+
+def _publish_the_state_anywhere(self: Scheduler, request: Request, end: int) -> None:
+    """As if a chunk that ends within a page ended where the page begins."""
+    _remember(self, request, end)
+    pages = end // self.cache.page_tokens
+    if not (pages and request.states and self.cache.enabled):
+        return
+    (state,) = request.states
+    if not self.cache.states.published(state):
+        node, _ = self.cache._of_page[request.tables[0].pages[pages - 1]]
+        request.states = [self.cache._publish_state(node, state)]
+
+
 def _leave_computed(self: Scheduler, request: Request) -> None:
     computed = request.computed
     _give_back(self, request)
     request.computed = computed
+
+
+def _keep_states(self: Scheduler, request: Request) -> None:
+    for state in request.states:
+        self.cache.states.hold(state)
+    _give_back(self, request)
 
 
 def _send_prompt_logprobs_again(
@@ -954,11 +1331,24 @@ MUTANTS = [
     (PrefixCache, "publish", _publish_what_is_not_full),
     (PrefixCache, "_edge", _same_for_all_salts),
     (PrefixCache, "_edge", _same_for_all_adapters),
+    (PrefixCache, "slide", _slide_too_early),
+    (PrefixCache, "slide", _slide_never),
+    (PrefixCache, "slide", _slide_and_keep),
+    (PrefixCache, "first_visible", _see_a_page_less),
+    (PrefixCache, "_gap", _mind_no_gap),
+    (PrefixCache, "_gap", _mind_no_state),
+    (PrefixCache, "_withdraw", _leave_the_others),
     (Scheduler, "_chunk", _skip_a_token),
+    (Scheduler, "_chunk", _read_another_state),
     (Scheduler, "_give_back", _leave_computed),
+    (Scheduler, "_give_back", _keep_states),
     (Scheduler, "_commit", _send_prompt_logprobs_again),
     (Scheduler, "_follows_a_prompt", _follow_nobody),
     (Scheduler, "_reserve", _reserve_too_little),
+    (Scheduler, "_reserve", _write_in_place),
+    (Scheduler, "_reserve", _write_in_place_what_is_its_own),
+    (Scheduler, "_aligned", _end_anywhere),
+    (Scheduler, "_remember", _publish_the_state_anywhere),
 ]
 
 

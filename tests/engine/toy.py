@@ -115,15 +115,16 @@ class History:
 
     def read(self, tokens: Sequence[int]) -> None:
         for token in tokens:
-            seen = self._visible(len(self.marks), len(self.marks))
+            seen = self.visible(len(self.marks), len(self.marks))
             self.marks.append(mark(token, seen, self.states[-1]))
             self.states.append(after(self.states[-1], token) if self.stateful else 0)
 
     def seen(self) -> list[int]:
         """What a draw after the last token depends on."""
-        return [*self._visible(len(self.marks) - 1, len(self.marks)), self.states[-1]]
+        return [*self.visible(len(self.marks) - 1, len(self.marks)), self.states[-1]]
 
-    def _visible(self, asker: int, end: int) -> list[int]:
+    def visible(self, asker: int, end: int) -> list[int]:
+        """What token `asker` sees of the tokens before `end`, in all tables."""
         return [
             made + table
             for table, window in enumerate(self.windows)

@@ -214,7 +214,11 @@ def test_word_pieces() -> None:
         ),
         ({"model": "t5", "precompiled_charsmap": "x"}, "precompiled_charsmap must be an array of"),
         (
-            {"model": "t5", "precompiled_charsmap": array("B", b"xyz"), "scores": array("f", [0] * 259)},
+            {
+                "model": "t5",
+                "precompiled_charsmap": array("B", b"xyz"),
+                "scores": array("f", [0] * 259),
+            },
             "the table of characters is damaged",
         ),
         ({"model": "bert", "unknown_token_id": 259}, "unknown_token_id=259 is not in the vocabul"),

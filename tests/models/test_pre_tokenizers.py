@@ -10,9 +10,7 @@ from pieria.models.pre_tokenizers import PRE_TOKENIZERS
 from pieria.models.tokenizer import Tokenizer
 from tests.models.gguf_keys import gguf_keys
 
-TEXT = (
-    "It's 1234567 + x89!! I'LL\n\n  say, well... (no)/\n\tdéjà 你好かな한글 \r\n <a>    $5,000  "
-)
+TEXT = "It's 1234567 + x89!! I'LL\n\n  say, well... (no)/\n\tdéjà 你好かな한글 \r\n <a>    $5,000  "
 
 PIECES = {
     "default falcon": (

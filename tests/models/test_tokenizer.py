@@ -2,8 +2,6 @@
 
 import json
 import re
-from array import array
-from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -16,7 +14,6 @@ from hypothesis import strategies as st
 from tokenizers import AddedToken, decoders, models, pre_tokenizers
 
 from pieria.models.gguf import read_gguf
-from pieria.models.pre_tokenizers import PRE_TOKENIZERS
 from pieria.models.tokenizer import Tokenizer, _alphabet
 
 TEXTS = [
@@ -107,6 +104,14 @@ def test_known_ids(smol: Tokenizer) -> None:
     assert smol.token_bytes(2) == b"<|im_end|>"
     assert smol.token_text(905) == " world"
     assert smol.token_bytes(905) == b" world"
+
+
+def test_ids_as_llama_cpp(smol: Tokenizer) -> None:
+    """What llama.cpp (llama_tokenize, as of llama-cpp-python 0.3.36) makes of its test texts."""
+    ids = json.loads((Path(__file__).parent / "smollm2_ids.json").read_text())
+    assert len(ids) > 40
+    for text, expected in ids.items():
+        assert smol.encode(text) == expected, text
 
 
 IDS = st.lists(st.integers(0, 49151))

@@ -15,8 +15,8 @@ from pieria.models.cache_spec import Array
 from pieria.models.config import AttentionConfig, LatentConfig
 
 LayerCache = tuple[Tensor, ...]
-"""What one layer remembers: for each `token` of its CacheSpec an array [pages, page_tokens, ...], or
-for each `state` one [slots, ...].
+"""What one layer remembers: an array [pages, page_tokens, ...] for each `token` of its CacheSpec,
+an array [slots, ...] for each `state`.
 """
 
 
@@ -75,9 +75,7 @@ class Paged:
             q_THL, cache_PNL, paging, rank=config.kv_rank, scale=config.scale
         )
 
-    def states(
-        self, layer: int, state: tuple[Array, ...]
-    ) -> tuple[tuple[Tensor, ...], ops.Slots]:
+    def states(self, layer: int, state: tuple[Array, ...]) -> tuple[tuple[Tensor, ...], ops.Slots]:
         assert self.tables[layer] is None, f"layer {layer} keeps pages, not a state"
         return self.caches[layer], self.state_slots
 

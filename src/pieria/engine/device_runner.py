@@ -33,7 +33,7 @@ class DeviceRunner:
         page_tokens: int,
         device: str,
     ) -> None:
-        """caches: of each layer. tables: of each layer, which page table; None: it keeps a state."""
+        """caches, tables: of each layer; the page table is None for one that keeps a state."""
         self.model = model
         self.caches = caches
         self.tables = tables
@@ -44,9 +44,7 @@ class DeviceRunner:
     @torch.inference_mode()
     def run(self, plan: StepPlan) -> StepResult:
         chunks = plan.chunks
-        tokens_T, context = pack(
-            chunks, self.page_tokens, self.caches, self.tables, self.device
-        )
+        tokens_T, context = pack(chunks, self.page_tokens, self.caches, self.tables, self.device)
         hidden_TD = self.model(tokens_T, context)
         prompt_logprobs = self._prompt_logprobs(chunks, hidden_TD)
         ends = context.query_starts_R1[1:] - 1

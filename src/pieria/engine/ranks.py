@@ -129,7 +129,8 @@ def _start(settings: dict[str, Any], mesh: Mesh) -> Prepared:
         )
         theirs.close()
         links.append(BlockingLink(ours, Joined))
-        links[-1].send(Join(settings, rank, size, store.port))
+        with contextlib.suppress(Closed):  # one that is gone already is found out below
+            links[-1].send(Join(settings, rank, size, store.port))
     try:
         for rank, (link, process) in enumerate(zip(links, processes, strict=True), start=1):
             try:

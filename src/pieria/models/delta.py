@@ -83,7 +83,7 @@ class Delta(Part):
         taps = self.query_taps, self.key_taps, self.value_taps
         taps_CW = torch.cat([part.weight for part in taps]).flatten(1)
         y_TC = ops.causal_conv(x_TC, taps_CW, before_SPC, slots)
-        q_TX, k_TX, v_TX = y_TC.split([len(part.weight) for part in taps], -1)
+        q_TX, k_TX, v_TX = torch.split(y_TC, [len(part.weight) for part in taps], -1)
         y_THV = ops.gated_delta(
             self._heads(q_TX, self.config.key_dim),
             self._heads(k_TX, self.config.key_dim),

@@ -21,7 +21,9 @@ class Router(Module):
     In float32 or wider: in bfloat16 close experts would change places.
     """
 
-    def __init__(self, path: str, hidden: int, config: MoeConfig, mesh: Mesh, dtype: torch.dtype):
+    def __init__(
+        self, path: str, hidden: int, config: MoeConfig, mesh: Mesh, dtype: torch.dtype
+    ) -> None:
         super().__init__(path, mesh, torch.float64 if dtype == torch.float64 else torch.float32)
         self.config = config
         shape = (config.experts,)

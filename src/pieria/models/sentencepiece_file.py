@@ -78,6 +78,8 @@ def _model(data: memoryview) -> SentencePieceModel:
         tokens.append(text.replace(MARK, " ") if kind == USER_DEFINED else text)
         types.append(kind)
         scores.append(message.float(SCORE))
+    if not tokens:
+        raise ValueError("there are no pieces")
     trainer, normalizer = parts[TRAINER], parts[NORMALIZER]
     kind = trainer.number(MODEL_TYPE, UNIGRAM)
     if kind not in (UNIGRAM, BPE):

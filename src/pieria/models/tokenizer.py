@@ -88,8 +88,8 @@ class Tokenizer:
         model = read_sentencepiece(path)
         try:
             backend = model.backend()
-            _add(backend, config, added)
             model.vocabulary.add_to(backend)
+            _add(backend, config, added)
             bos, eos = (_id_of(backend, config, name) for name in ("bos_token", "eos_token"))
             return Tokenizer(
                 backend,

@@ -1,0 +1,128 @@
+"""The table of what is supported, made from what passed: `make support` writes docs/SUPPORT.md.
+
+A cell names the tests that show it; it says yes if all of those ran and passed.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+FAMILY = r"tests/models/test_families.py::test_logits_are_those_of_transformers\[{}[ \]]"
+OWN = r"tests/models/test_{}.py::test_logits_are_those"
+TOKENS = r"tests/engine/test_family_tokens.py::test_tokens_are_those_of_the_naive_loop\[.*{}[-\]]"
+NAIVE = r"tests/engine/test_token_equality.py::"
+LATENT = r"tests/engine/test_latent_tokens.py::test_(prompts|shared|preemption)"
+LOADED = r"tests/models/test_loader.py::test_gguf_and_safetensors_give_equal_logits\[{}-"
+GGUF = r"tests/models/test_{}.py::test_gguf_and_safetensors_give_equal_logits"
+LAYOUT = r"tests/engine/test_layouts.py::test_tokens_are_those_of_one_process\[{}-{}\]"
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table; a cell is a pattern of test names, or empty where nothing is claimed."""
+
+    title: str
+    columns: tuple[str, ...]
+    rows: Mapping[str, tuple[str, ...]]
+
+
+TABLES = (
+    Table(
+        "Families",
+        ("logits equal transformers'", "engine tokens equal the naive loop", "GGUF"),
+        {
+            "Llama 2, 3, SmolLM2": (FAMILY.format("llama"), NAIVE, LOADED.format("Llama")),
+            "Qwen2, Qwen2.5": (FAMILY.format("qwen2"), NAIVE, LOADED.format("Qwen2")),
+            "Qwen2-MoE": (FAMILY.format("qwen2 moe"), TOKENS.format("Qwen2Moe"), ""),
+            "Qwen3": (FAMILY.format("qwen3"), TOKENS.format("Qwen3"), ""),
+            "Qwen3-MoE": (FAMILY.format("qwen3 moe"), TOKENS.format("Qwen3Moe"), ""),
+            "Qwen3-Next, Qwen3.5-MoE": (OWN.format("qwen3_next"), TOKENS.format("Qwen3Next"), ""),
+            "Mistral": (FAMILY.format("mistral"), TOKENS.format("Mistral"), ""),
+            "Mixtral": (FAMILY.format("mixtral"), TOKENS.format("Mixtral"), ""),
+            "gpt-oss (bf16)": (FAMILY.format("gpt-oss"), TOKENS.format("GptOss"), ""),
+            "Gemma 2, 3 (text)": (
+                OWN.format("gemma"),
+                TOKENS.format("Gemma[23]"),
+                GGUF.format("gemma"),
+            ),
+            "GLM-4": (OWN.format("glm4"), TOKENS.format("Glm4"), GGUF.format("glm4")),
+            "DeepSeek-V2, V3": (OWN.format("deepseek"), LATENT, GGUF.format("deepseek")),
+            "Jiutian 8B": (
+                r"tests/models/test_families.py::test_jiutian_is_qwen2_with_its_own_norm",
+                NAIVE,
+                "",
+            ),
+            "JIUTIAN-139MoE": (OWN.format("jiutian_moe"), TOKENS.format("Jiutian"), ""),
+            "Jiutian 35B candidates": (
+                r"tests/models/test_jiutian_35b.py::",
+                TOKENS.format("jiutian-35b-[a-z]*"),
+                "",
+            ),
+        },
+    ),
+    Table(
+        "Encoders, embedders and rerankers",
+        ("as transformers computes them",),
+        {
+            "BERT": (r"tests/models/test_bert.py::test_hidden_states_are_those_of_transformers",),
+            "Qwen3-Embedding": (r"tests/engine/test_embed.py::test_a_decoders_vectors",),
+            "Qwen3-Reranker": (r"tests/engine/test_embed.py::test_choices_are_shares",),
+        },
+    ),
+    Table(
+        "Layouts over processes: greedy tokens in float64 equal one process",
+        ("TP=2", "EP=2", "TP=2 x EP=2", "PP=2"),
+        {
+            family: tuple(
+                LAYOUT.format(layout, family) if experts or "EP" not in layout else ""
+                for layout in ("TP=2", "EP=2", "TP=2 x EP=2", "PP=2")
+            )
+            for family, experts in (
+                ("Llama", False),
+                ("Gemma 3", False),
+                ("DeepSeek-V3", True),
+                ("Qwen3-MoE", True),
+                ("Qwen3-Next", True),
+            )
+        },
+    ),
+    Table(
+        "GGUF number formats",
+        ("dequantized exactly as the gguf package does",),
+        {
+            name: (rf"tests/models/test_gguf_tensors.py::test_any_bytes\[{name}\]",)
+            for name in (
+                "Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K",
+                "IQ4_NL", "IQ4_XS", "MXFP4",
+            )
+        },
+    ),
+)  # fmt: skip
+
+
+def render(outcomes: Mapping[str, str]) -> str:
+    """The tables as Markdown. outcomes: of each test that ran, by name."""
+    lines = [
+        "# What is supported",
+        "",
+        "Made from the tests by `make support`: yes where every test of it ran and passed on a CPU.",
+    ]
+    for table in TABLES:
+        lines += ["", f"## {table.title}", "", "| | " + " | ".join(table.columns) + " |"]
+        lines.append("|---" * (len(table.columns) + 1) + "|")
+        for row, cells in table.rows.items():
+            lines.append(f"| {row} | " + " | ".join(_word(c, outcomes) for c in cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def write(path: Path, outcomes: Mapping[str, str]) -> None:
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(render(outcomes))
+
+
+def _word(pattern: str, outcomes: Mapping[str, str]) -> str:
+    if not pattern:
+        return "–"
+    found = [outcome for name, outcome in outcomes.items() if re.match(pattern, name)]
+    return "yes" if found and all(outcome == "passed" for outcome in found) else "no"
