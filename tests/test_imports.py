@@ -58,13 +58,18 @@ TORCH_FREE = (
     "models.checkpoint",
     "models.config",
     "models.gguf",
+    "models.gguf_parts",
+    "models.gguf_vocabulary",
     "models.json_file",
     "models.keys",
+    "models.pre_tokenizers",
     "models.pull",
     "models.registry",
     "models.safetensors_file",
+    "models.sentencepiece_file",
     "models.template_sandbox",
     "models.tokenizer",
+    "models.vocabularies",
 )
 """Besides all of the server: what a process that computes nothing can import in a moment."""
 

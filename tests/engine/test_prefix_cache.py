@@ -481,8 +481,13 @@ class PrefixMachine(RuleBasedStateMachine):
     @rule(
         key=st.sampled_from([("", ""), ("a", ""), ("", "a")]),
         tokens=TEXTS,
+        copies=st.integers(1, 2),
     )
-    def begin(self, key: Key, tokens: list[int]) -> None:
+    def begin(self, key: Key, tokens: list[int], copies: int) -> None:
+        for _ in range(copies):
+            self.begin_one(key, list(tokens))
+
+    def begin_one(self, key: Key, tokens: list[int]) -> None:
         expected = self.longest(key, tokens)
         assert self.cache.matched_tokens(key, tokens) == expected.pages * self.n
         matched = self.cache.match(key, tokens)

@@ -260,6 +260,12 @@ def test_safetensors_from_the_hub(hub: Hub) -> None:
     assert pull("o/m") == resolve("o/m") == path
 
 
+def test_another_tokenizer_from_the_hub(hub: Hub) -> None:
+    hub.files["o/m"] = ["config.json", "model.safetensors", "tokenizer.model", "spm.model"]
+    pull("o/m", progress=False)
+    assert sorted(hub.asked) == hub.files["o/m"][:3]
+
+
 def test_what_sentence_transformers_says_of_a_model_is_fetched_too(hub: Hub) -> None:
     hub.files["o/m"] = [
         *("config.json", "model.safetensors", "modules.json", "1_Pooling/config.json"),
@@ -304,6 +310,21 @@ def test_one_of_several_gguf_files(hub: Hub) -> None:
     path = pull("o/m/sub/b.gguf", progress=False)
     assert path.read_bytes() == CONTENT
     assert resolve("o/m/sub/b.gguf") == path
+
+
+def test_a_gguf_file_in_parts(hub: Hub) -> None:
+    parts = [f"m-0000{i}-of-00003.gguf" for i in (1, 2, 3)]
+    hub.files["o/m"] = [parts[2], parts[0], parts[1]]
+    path = pull("o/m", progress=False)
+    assert (path.name, hub.asked) == (parts[0], parts)
+    assert resolve(f"o/m/{parts[1]}") == path
+    (path.parent / parts[2]).unlink()
+    assert resolve(f"o/m/{parts[0]}") is None
+    hub.files["o/m"] = [*parts[:2], "other.gguf"]
+    with pytest.raises(ValueError, match="several GGUF files"):
+        pull("o/m", progress=False)
+    with pytest.raises(ValueError, match="no such file; there are: m-00001-of-00003"):
+        pull(f"o/m/{parts[0]}", progress=False)
 
 
 def test_what_the_hub_refuses(hub: Hub) -> None:

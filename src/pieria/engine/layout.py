@@ -7,13 +7,16 @@ with more layers than that is split. So no memory is set aside for either kind b
 Knows cache specs. Does not know requests or devices.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from pieria.models.cache_spec import CacheSpec
 
+LONG = 8192
+"""Tokens of a request whose memory matters."""
+
 WASTE = 16
-"""At most one in so many places for layers stays empty, for the sake of fewer tables."""
+"""At most one in so many bytes of a long request's pages is empty, for the sake of fewer tables."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +66,7 @@ def layout(specs: Sequence[CacheSpec]) -> Layout:
     by_window: dict[int | None, list[int]] = {}
     for i in paged:
         by_window.setdefault(specs[i].window, []).append(i)
-    slots = _slots([len(layers) for layers in by_window.values()])
+    slots = _slots({window: len(layers) for window, layers in by_window.items()})
     windows: list[int | None] = []
     places: list[Place | None] = [None] * len(specs)
     for window, layers in by_window.items():
@@ -74,11 +77,16 @@ def layout(specs: Sequence[CacheSpec]) -> Layout:
     return Layout(tuple(windows), tuple(places), slots, tuple(specs))
 
 
-def _slots(counts: Sequence[int]) -> int:
-    """Layers to a page: as many as can be without wasting more than `WASTE` allows."""
+def _slots(layers: Mapping[int | None, int]) -> int:
+    """Layers to a page: as many as can be without wasting more than `WASTE` allows.
+
+    layers: how many have each window. A place that stays empty in a table of theirs wastes what a
+    long request keeps there.
+    """
+    kept = {window: LONG if window is None else min(window, LONG) for window in layers}
+    total = sum(count * kept[window] for window, count in layers.items())
 
     def waste(slots: int) -> int:
-        return sum(-count % slots for count in counts)
+        return sum(-count % slots * kept[window] for window, count in layers.items())
 
-    allowed = sum(counts) // WASTE
-    return max((n for n in range(1, max(counts, default=1) + 1) if waste(n) <= allowed), default=1)
+    return max(n for n in range(1, max(layers.values()) + 1) if waste(n) * WASTE <= total)

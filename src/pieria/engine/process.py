@@ -153,8 +153,9 @@ def _receive(link: BlockingLink, inbox: "queue.SimpleQueue[Any]") -> None:
 
 def main(arguments: list[str]) -> None:
     fd, factory = arguments
-    # The front decides when the engine ends; a terminal's Ctrl-C reaches both processes.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # The front decides when the engine ends; Ctrl-C and service managers signal both processes.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
     logging.basicConfig(level=logging.INFO, format=LOG_FORMAT)
     module, name = factory.split(":")
     sock = socket.socket(fileno=int(fd))

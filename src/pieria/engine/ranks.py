@@ -161,7 +161,8 @@ def _connect(settings: dict[str, Any], store: TCPStore, rank: int) -> Mesh:
 
 
 def main(arguments: list[str]) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
     link = BlockingLink(socket.socket(fileno=int(arguments[0])), Join | Run)
     join = link.receive()
     store = TCPStore("127.0.0.1", join.port, join.size, False, START_TIMEOUT)

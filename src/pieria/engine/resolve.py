@@ -79,10 +79,13 @@ def cache(
             " model allows"
         )
 
-    def bytes_for(tokens: int) -> int:
+    def pages_for(tokens: int) -> int:
         """For one request."""
         step = scheduler.max_num_batched_tokens
-        return need.page * most_pages(need.windows, config.block_size, tokens, step)
+        return most_pages(need.windows, config.block_size, tokens, step)
+
+    def bytes_for(tokens: int) -> int:
+        return need.page * pages_for(tokens)
 
     longest = config.max_model_len or need.context
     seqs = scheduler.max_num_seqs
@@ -117,8 +120,11 @@ def cache(
     states = 0
     if need.state:
         states = max(2, min(STATES_PER_REQUEST * seqs, size // 2 // need.state))
-    pages = max(0, size - states * need.state) // need.page
-    tokens = _longest(lambda n: bytes_for(n) <= pages * need.page, longest)
+    # Where no layer that is here keeps pages, as many as requests can use take no memory.
+    pages = seqs * pages_for(longest)
+    if need.page:
+        pages = max(0, size - states * need.state) // need.page
+    tokens = _longest(lambda n: pages_for(n) <= pages, longest)
     wanted = config.max_model_len or 1
     if tokens < wanted:
         # A larger cache has more states: as many as requests can use, but at most half of it.

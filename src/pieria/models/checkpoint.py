@@ -11,13 +11,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from pieria.models import safetensors_file
-from pieria.models.gguf import GgufFile, read_gguf
+from pieria.models.gguf import GgufFile
 from pieria.models.gguf_config import hf_config
+from pieria.models.gguf_parts import part_names, read_gguf_parts
 from pieria.models.json_file import read_bounded, read_json
 from pieria.models.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+TOKENIZERS = ("tokenizer.json", "tokenizer.model")
+"""Files that hold a tokenizer, the one that is read if both are there first."""
 
 PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 
@@ -98,7 +102,8 @@ class Checkpoint:
 
 
 def open_checkpoint(path: Path) -> Checkpoint:
-    """A directory with config.json and safetensors, a .gguf file, or a directory with just one.
+    """A directory with config.json and safetensors, a .gguf file or any part of one that was cut
+    into several, or a directory with just that.
 
     ValueError, saying what is wrong and what would be right, for anything else.
     """
@@ -113,7 +118,7 @@ def open_checkpoint(path: Path) -> Checkpoint:
     files = sorted(path.glob("*.gguf"))
     if (path / "config.json").is_file() and not (files and not any(path.glob("*.safetensors"))):
         return _open_directory(path)
-    if len(files) == 1:
+    if len(files) == 1 or files and part_names(files[0].name) == [file.name for file in files]:
         return _open_gguf(files[0])
     if files:
         names = ", ".join(file.name for file in files)
@@ -155,16 +160,11 @@ def _open_directory(path: Path) -> Checkpoint:
 
 
 def _open_gguf(path: Path) -> Checkpoint:
-    file = read_gguf(path)
-    parts = file.metadata.get("split.count", 1)
-    if parts != 1:
-        raise ValueError(
-            f"{path}: one of {parts} parts; merge them first with `llama-gguf-split --merge`"
-        )
+    file = read_gguf_parts(path)
     template = file.metadata.get("tokenizer.chat_template")
     if template is not None and not isinstance(template, str):
         raise ValueError(f"{path}: tokenizer.chat_template is not a string")
-    return Checkpoint(path, "gguf", hf_config(file), {}, template, gguf=file)
+    return Checkpoint(file.path, "gguf", hf_config(file), {}, template, gguf=file)
 
 
 def _chat_template(path: Path) -> str | None:

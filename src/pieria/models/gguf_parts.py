@@ -15,7 +15,7 @@ PART = re.compile(r"(.+)-([0-9]{5})-of-([0-9]{5})\.gguf")
 def part_names(name: str) -> list[str]:
     """The names of all parts if this is the name of one, in order; else just this name."""
     match = PART.fullmatch(name)
-    if match is None:
+    if match is None or not 1 <= int(match[2]) <= int(match[3]):
         return [name]
     return [f"{match[1]}-{i:05d}-of-{match[3]}.gguf" for i in range(1, int(match[3]) + 1)]
 
@@ -32,14 +32,13 @@ def read_gguf_parts(path: Path) -> GgufFile:
         return given
     if count != len(paths):
         raise ValueError(
-            f"{path}: one of {count} parts, so its name must end in -00001-of-{count:05}.gguf or"
-            " another such number"
+            f"{path}: one of {count!r} parts, whose names must end in -00001-of-0000N.gguf and so on"
         )
     tensors: dict[str, StoredTensor] = {}
     parts = []
     for number, part in enumerate(paths):
         if not part.is_file():
-            raise ValueError(f"{part}: missing; {path.name} is one of {count} parts")
+            raise ValueError(f"{part}: missing, although {path.name} is one of {count} parts")
         file = read_gguf(part)
         found = [file.metadata.get(f"split.{key}") for key in ("no", "count")]
         if found != [number, count]:

@@ -24,7 +24,8 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
 from pieria.models.catalog import CATALOG, PackagedModel
-from pieria.models.checkpoint import open_checkpoint
+from pieria.models.checkpoint import TOKENIZERS, open_checkpoint
+from pieria.models.gguf_parts import part_names
 from pieria.models.safetensors_file import INDEX, SINGLE
 
 SEGMENT = r"[A-Za-z0-9_](?:[A-Za-z0-9_.-]*[A-Za-z0-9_])?"
@@ -199,8 +200,8 @@ def _in_hub_cache(repository: str, file: str | None) -> Path | None:
     from huggingface_hub.errors import LocalEntryNotFoundError
 
     if file is not None:
-        cached = try_to_load_from_cache(repository, file)
-        return Path(cached) if isinstance(cached, str) else None
+        cached = [try_to_load_from_cache(repository, part) for part in _parts(file)]
+        return Path(cached[0]) if all(isinstance(part, str) for part in cached) else None
     try:
         folder = snapshot_download(
             repository, allow_patterns=["config.json"], local_files_only=True
@@ -208,7 +209,9 @@ def _in_hub_cache(repository: str, file: str | None) -> Path | None:
         checkpoint = open_checkpoint(Path(folder))
     except (LocalEntryNotFoundError, ValueError):
         return None
-    complete = checkpoint.format == "gguf" or (checkpoint.path / "tokenizer.json").is_file()
+    complete = checkpoint.format == "gguf" or any(
+        (checkpoint.path / tokenizer).is_file() for tokenizer in TOKENIZERS
+    )
     return checkpoint.path if complete else None
 
 
@@ -249,20 +252,29 @@ def _wanted(name: str, files: Iterable[str], file: str | None) -> list[str]:
     top = [f for f in files if "/" not in f]
     ggufs = [f for f in files if f.endswith(".gguf")]
     if file is not None:
-        if file not in ggufs:
+        parts = _parts(file)
+        if not set(parts) <= set(ggufs):
             raise ValueError(f"{name}: no such file; there are: {', '.join(ggufs) or 'none'}")
-        return [file]
+        return parts
     if SINGLE in top or INDEX in top:
         weights = [f for f in top if f.startswith("model") and f.endswith(".safetensors")]
         others = [f for f in files if MODULE.fullmatch(f)]
-        return [f for f in top if f.endswith((".json", ".jinja"))] + others + weights
+        others += [f for f in TOKENIZERS if f in top][:1]
+        plain = [f for f in top if f.endswith((".json", ".jinja")) and f not in TOKENIZERS]
+        return plain + others + weights
     if not ggufs:
         raise ValueError(f"{name}: the hub has neither safetensors nor GGUF files of it")
-    if len(ggufs) > 1:
+    if len(ggufs) > 1 and _parts(min(ggufs)) != sorted(ggufs):
         raise ValueError(
             f"{name} has several GGUF files; ask for one: {', '.join(f'{name}/{f}' for f in ggufs)}"
         )
-    return ggufs
+    return sorted(ggufs)
+
+
+def _parts(file: str) -> list[str]:
+    """All files of a model of which this is one."""
+    path = PurePosixPath(file)
+    return [str(path.with_name(name)) for name in part_names(path.name)]
 
 
 @contextmanager
