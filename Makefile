@@ -20,7 +20,11 @@ chat: .venv/serve.stamp
 	$(BIN)/pieria chat $(MODEL) $(ARGS)
 
 test: .venv/dev.stamp
-	$(BIN)/python -m pytest -m "not gpu and not files" $(ARGS)
+	$(BIN)/python -m pytest -m "not gpu and not files and not slow" $(ARGS)
+
+# What takes longer: many more examples of what `make test` tries a few of.
+test-slow: .venv/dev.stamp
+	$(BIN)/python -m pytest -m slow $(ARGS)
 
 # Against all vocabularies and chat templates of llama.cpp, which are fetched once, some 80 MB.
 test-files: .venv/dev.stamp
@@ -32,7 +36,7 @@ support: .venv/dev.stamp
 
 # Ops and models on the oldest torch that is supported.
 test-oldest: .venv-oldest/test.stamp
-	$(OLDEST)/python -m pytest -m "not gpu and not files" tests/ops tests/models $(ARGS)
+	$(OLDEST)/python -m pytest -m "not gpu and not files and not slow" tests/ops tests/models $(ARGS)
 
 lint: .venv/dev.stamp
 	$(BIN)/ruff check .

@@ -1,10 +1,12 @@
 """What every test may use: one compute thread, and the real model, fetched once."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 
+from pieria import ops
 from pieria.models.pull import pull
 from tests import support
 
@@ -14,6 +16,13 @@ OUTCOMES = pytest.StashKey[dict[str, str]]()
 @pytest.fixture(autouse=True, scope="session")
 def one_thread() -> None:
     torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def references_again() -> Iterator[None]:
+    """What a module activated is not active in the next."""
+    yield
+    ops.use()
 
 
 @pytest.fixture(scope="session")

@@ -170,6 +170,19 @@ def test_requests_get_the_tokens_that_they_would_get_alone(toy: Front) -> None:
     assert stats.generated_tokens == sum(len(tokens_of(news)) for news in story.values())
 
 
+def test_windows_and_states_reach_the_scheduler() -> None:
+    front = Front(prepare, Start(settings(windows=(None, 5), states=8)))
+    assert isinstance(front.link.receive(), Ready)
+    message = add("a", tuple(range(9)), 20, ignore_eos=True)
+    story: dict[str, list[Output]] = {}
+    front.link.send(message)
+    front.tell(story, {"a"})
+    wanted = alone(message, frozenset({STOP}), (None, 5), True)
+    assert tokens_of(story["a"]) == wanted.tokens
+    front.link.send(Shutdown())
+    front.until_end()
+
+
 def test_what_cannot_be_served_is_told_and_hurts_nobody(toy: Front) -> None:
     good = add("good", max_tokens=30, ignore_eos=True)
     bad = [

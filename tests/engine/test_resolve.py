@@ -40,9 +40,10 @@ def test_dtype(
 def cache(free_bytes: int = 10 * GIB, **options: Any) -> Sizes:
     """1000 bytes a token, 1 GiB of weights; options: of RunnerConfig, or these."""
     seqs = options.pop("max_num_seqs", 8)
-    windows, state = options.pop("windows", (None,)), options.pop("state", 0)
+    windows, state = options.pop("windows", (None,)), options.pop("state", None)
+    token = options.pop("token", 1000)
     config = RunnerConfig("m", **options)
-    need = Need(GIB, config.block_size * 1000, windows, state, context=4096)
+    need = Need(GIB, config.block_size * token, windows, state, context=4096)
     scheduler = SchedulerConfig(max_num_seqs=seqs)
     return resolve.cache(config, scheduler, need, free_bytes=free_bytes, free_source="the machine")
 
@@ -121,6 +122,18 @@ def test_states_beside_pages() -> None:
     assert (sizes.states, sizes.pages) == (5, (5 << 20) // 16_000)
     sizes = cache(state=1 << 20, kv_cache_memory_bytes=(2 << 20) + 16_000)
     assert (sizes.states, sizes.pages, sizes.max_model_len) == (2, 1, 16)
+
+
+def test_a_stage_whose_layers_keep_states_alone_leaves_pages_to_the_others() -> None:
+    """It has as many as 8 requests of 4096 tokens can use, at no cost."""
+    sizes = cache(token=0, state=1 << 20, kv_cache_memory_bytes=32 << 20)
+    assert (sizes.pages, sizes.states, sizes.max_model_len) == (8 * 256, 16, 4096)
+
+
+def test_a_stage_whose_layers_keep_pages_alone_leaves_states_to_the_others() -> None:
+    sizes = cache(state=0, kv_cache_memory_bytes=16_000 * 300)
+    assert (sizes.pages, sizes.states) == (300, 4 * 8)
+    assert reasons(sizes)["kv cache"][0] == "4.58 MiB, 300 pages of 16 tokens"
 
 
 @pytest.mark.parametrize(

@@ -69,7 +69,7 @@ def test_shared_beginnings(model: Decoder) -> None:
 
 
 def test_preemption(model: Decoder) -> None:
-    made = engine(model, pages=26)
+    made = engine(model, pages=18)
     adds = [add(str(i), prompt(10 + i, i), 40, ignore_eos=True) for i in range(8)]
     for message in adds:
         made.add(message)
@@ -79,7 +79,7 @@ def test_preemption(model: Decoder) -> None:
 
 
 def test_preemption_without_a_prefix_cache(model: Decoder) -> None:
-    made = engine(model, pages=26, enable_prefix_caching=False)
+    made = engine(model, pages=18, enable_prefix_caching=False)
     adds = [add(str(i), prompt(10 + i, i), 40, ignore_eos=True) for i in range(8)]
     for message in adds:
         made.add(message)

@@ -20,7 +20,8 @@ from typing import Any
 import atheris
 
 with atheris.instrument_imports(include=["pieria.models"]):
-    from pieria.models.checkpoint import open_checkpoint
+    from pieria.models.gguf_config import hf_config
+    from pieria.models.gguf_parts import read_gguf_parts
     from pieria.models.safetensors_file import read_header
     from pieria.models.tensor_reader import TensorReader
     from pieria.models.tokenizer import Tokenizer
@@ -52,10 +53,12 @@ def read(reader: TensorReader) -> None:
 
 def gguf(data: bytes, folder: Path) -> None:
     (folder / "m.gguf").write_bytes(data)
-    opened = open_checkpoint(folder / "m.gguf")
-    for part in (lambda: use(opened.tokenizer()), lambda: read(opened.tensors())):
-        with suppress(ValueError):
-            part()
+    found = read_gguf_parts(folder / "m.gguf")
+    with suppress(ValueError):
+        hf_config(found)
+    with suppress(ValueError):
+        read(TensorReader(found.tensors))
+    use(Tokenizer.from_gguf(found.metadata, "m.gguf"))
 
 
 def safetensors(data: bytes, folder: Path) -> None:
@@ -102,7 +105,7 @@ def gguf_seeds() -> Iterator[bytes]:
             "tokens": (ARRAY, values(STRING, tokens)),
             "merges": (ARRAY, values(STRING, merges)),
             "scores": (ARRAY, values(6, array("f", range(len(tokens))))),
-            "token_type": (ARRAY, values(5, array("i", [1] * (len(tokens) - 1) + [3]))),
+            "token_type": (ARRAY, values(5, array("i", [2, *[1] * (len(tokens) - 2), 3]))),
             "unknown_token_id": (U32, bytes(4)),
             "bos_token_id": (U32, bytes(4)),
             "seperator_token_id": (U32, bytes(4)),
@@ -133,7 +136,9 @@ def tokenizer_json_seeds() -> Iterator[bytes]:
     )
     backend.add_special_tokens(["<s>"])
     yield backend.to_str().encode()
-    backend = tokenizers.Tokenizer(models.Unigram([("<unk>", 0.0), ("a", -1.0), ("\u2581", -2.0)], 0))
+    backend = tokenizers.Tokenizer(
+        models.Unigram([("<unk>", 0.0), ("a", -1.0), ("\u2581", -2.0)], 0)
+    )
     backend.pre_tokenizer = pre_tokenizers.Metaspace()
     backend.decoder = tokenizers.decoders.Metaspace()
     yield backend.to_str().encode()
@@ -160,14 +165,14 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as directory:
         folder, corpus = Path(directory), Path(directory) / "corpus"
         corpus.mkdir()
-        for i, seed in enumerate(seeds()):
-            target(seed, folder)
-            (corpus / str(i)).write_bytes(seed)
 
         def once(data: bytes) -> None:
             with suppress(ValueError, OSError):
                 target(data, folder)
 
+        for i, seed in enumerate(seeds()):
+            once(seed)
+            (corpus / str(i)).write_bytes(seed)
         limits = ["-timeout=10", "-rss_limit_mb=2048", "-max_len=20000"]
         atheris.Setup([sys.argv[0], *limits, *options, str(corpus)], once)
         atheris.Fuzz()

@@ -68,7 +68,7 @@ def test_unigram(
     scores = data.draw(st.lists(numbers, min_size=count, max_size=count))
     types = [UNKNOWN] + [NORMAL] * (count - 1)
     spaces = Spaces(before_text=add_space, collapse=collapse)
-    backend = unigram(Vocabulary(tokens, types), scores, spaces)
+    backend = unigram(Vocabulary(tokens, types), scores, spaces, unknown=0)
     proto = model(
         list(zip(tokens, scores, types, strict=True)),
         kind=1,

@@ -97,24 +97,17 @@ def pack(
     def tensor(values: list[int]) -> Tensor:
         return torch.tensor(values, dtype=torch.int64, device=device)
 
-    slots = []
-    pagings = []
     queries, contexts = [len(c.tokens) for c in chunks], [c.end for c in chunks]
+    request_T = tensor([r for r, count in enumerate(queries) for _ in range(count)])
+    positions_T = tensor([p for c in chunks for p in range(c.start, c.end)])
+    page_T, offset_T = positions_T // page_tokens, positions_T % page_tokens
+    pagings = []
     for table in range(len(chunks[0].tables)):
         pages = [c.tables[table][: -(-c.end // page_tokens)] for c in chunks]
-        slots.append(
-            [
-                held[p // page_tokens] * page_tokens + p % page_tokens
-                for c, held in zip(chunks, pages, strict=True)
-                for p in range(c.start, c.end)
-            ]
-        )
-        # Pages that were let go are never read; any page's number will do for them.
-        shown = [[max(page, 0) for page in held] for held in pages]
-        pagings.append(ops.Paging.of(shown, queries, contexts, device))
+        pagings.append(ops.Paging.of(pages, queries, contexts, device))
     context = Paged(
-        positions_T=tensor([p for c in chunks for p in range(c.start, c.end)]),
-        slots=tuple(tensor(s) for s in slots),
+        positions_T=positions_T,
+        slots=tuple(p.table_RP[request_T, page_T] * page_tokens + offset_T for p in pagings),
         pagings=tuple(pagings),
         tables=tables,
         caches=caches,

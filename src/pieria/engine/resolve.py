@@ -40,14 +40,14 @@ def dtype(asked: str, stored: str | None, native: Collection[str]) -> Decision:
 class Need:
     """What a model takes of one rank's memory, in bytes, and how far back its page tables look.
 
-    page: one page of one page table. state: one request's state, 0 if it has none. context: tokens
-    that the model allows.
+    page: one page of one page table. state: one request's state; None if the model keeps none. Both
+    may be 0, where none of the layers that are here have any. context: tokens that the model allows.
     """
 
     weights: int
     page: int
     windows: tuple[int | None, ...]
-    state: int
+    state: int | None
     context: int
 
 
@@ -87,6 +87,7 @@ def cache(
     def bytes_for(tokens: int) -> int:
         return need.page * pages_for(tokens)
 
+    state = need.state or 0
     longest = config.max_model_len or need.context
     seqs = scheduler.max_num_seqs
     room = free_bytes - need.weights - ACTIVATION_BYTES
@@ -94,13 +95,13 @@ def cache(
         f"beside {format_size(need.weights)} of weights and {format_size(ACTIVATION_BYTES)} for"
         f" intermediates; {free_source} allows {format_size(free_bytes)}"
     )
-    least = bytes_for(1) + 2 * need.state
+    least = bytes_for(1) + 2 * state
     if room < least:
         raise ValueError(
             f"no page of the cache fits {beside}; a narrower --dtype or more --tensor-parallel-size"
             " needs less"
         )
-    useful = seqs * (bytes_for(longest) + STATES_PER_REQUEST * need.state)
+    useful = seqs * (bytes_for(longest) + STATES_PER_REQUEST * state)
     if config.kv_cache_memory_bytes is not None:
         size, why = config.kv_cache_memory_bytes, "asked for"
     else:
@@ -116,20 +117,20 @@ def cache(
             f"a cache of {format_size(size)} does not fit {beside}; give"
             f" --kv-cache-memory-bytes {room} or less"
         )
-    # A step may read one state of a request and write another; the rest are for prefix hits.
-    states = 0
-    if need.state:
-        states = max(2, min(STATES_PER_REQUEST * seqs, size // 2 // need.state))
-    # Where no layer that is here keeps pages, as many as requests can use take no memory.
+    # What no layer that is here keeps takes no memory: then there are as many as requests can use.
     pages = seqs * pages_for(longest)
+    states = 0 if need.state is None else STATES_PER_REQUEST * seqs
+    if state:
+        # A step reads one state of a request and writes another; the rest are for prefix hits.
+        states = max(2, min(states, size // 2 // state))
     if need.page:
-        pages = max(0, size - states * need.state) // need.page
+        pages = max(0, size - states * state) // need.page
     tokens = _longest(lambda n: pages_for(n) <= pages, longest)
     wanted = config.max_model_len or 1
     if tokens < wanted:
         # A larger cache has more states: as many as requests can use, but at most half of it.
-        most = min(STATES_PER_REQUEST * seqs * need.state, bytes_for(wanted))
-        needed = bytes_for(wanted) + max(2 * need.state, most)
+        most = min(STATES_PER_REQUEST * seqs * state, bytes_for(wanted))
+        needed = bytes_for(wanted) + max(2 * state, most)
         shorter = ", or a smaller --max-model-len" if wanted > 1 else ""
         raise ValueError(
             f"a cache of {format_size(size)} holds {tokens} tokens of a request, and {wanted} must"
@@ -142,8 +143,8 @@ def cache(
     shown = f"{format_size(pages * need.page)}, {pages} pages of {config.block_size} tokens"
     if len(need.windows) > 1:
         shown += f" for {len(need.windows)} page tables"
-    if states:
-        shown += f", {states} states of {format_size(need.state)}"
+    if state:
+        shown += f", {states} states of {format_size(state)}"
     return Sizes(pages, states, tokens, (Decision("kv cache", shown, why), length))
 
 

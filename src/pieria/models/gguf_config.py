@@ -7,7 +7,7 @@ Source of the keys: docs/gguf.md of ggml and gguf-py's constants.py.
 from collections.abc import Mapping
 from typing import Any
 
-from pieria.models import gguf_deepseek, gguf_experts
+from pieria.models import gguf_deepseek, gguf_experts, gguf_qwen3_next
 from pieria.models.gguf import GgufFile, read_floats
 from pieria.models.keys import Keys
 
@@ -16,6 +16,9 @@ ARCHITECTURES: Mapping[str, tuple[str, str]] = {
     "qwen2": ("Qwen2ForCausalLM", "qwen2"),
     "qwen3": ("Qwen3ForCausalLM", "qwen3"),
     "qwen3moe": ("Qwen3MoeForCausalLM", "qwen3_moe"),
+    "qwen3next": ("Qwen3NextForCausalLM", "qwen3_next"),
+    "qwen35": ("Qwen3_5ForCausalLM", "qwen3_5_text"),
+    "qwen35moe": ("Qwen3_5MoeForCausalLM", "qwen3_5_moe_text"),
     "gpt-oss": ("GptOssForCausalLM", "gpt_oss"),
     "deepseek2": ("DeepseekV2ForCausalLM", "deepseek_v2"),
     "gemma2": ("Gemma2ForCausalLM", "gemma2"),
@@ -52,6 +55,9 @@ OWN_KEYS = {
     "gpt-oss": gguf_experts.gpt_oss,
     "llama": gguf_experts.mixtral,
     "qwen3moe": gguf_experts.qwen3_moe,
+    "qwen3next": gguf_qwen3_next.own_keys,
+    "qwen35": gguf_qwen3_next.own_keys,
+    "qwen35moe": gguf_qwen3_next.own_keys,
 }
 """Architecture -> what it says besides, from its keys and `rope_scaling`."""
 
@@ -92,7 +98,9 @@ def hf_config(file: GgufFile) -> dict[str, Any]:
         "num_key_value_heads": keys.integer("attention.head_count_kv", heads),
         "head_dim": head_dim,
         "partial_rotary_factor": rotary / head_dim,
-        "intermediate_size": keys.integer("feed_forward_length"),
+        "intermediate_size": keys.integer(
+            "feed_forward_length", keys.values.get("expert_feed_forward_length")
+        ),
         "max_position_embeddings": keys.integer("context_length"),
         "rms_norm_eps": keys.number("attention.layer_norm_rms_epsilon"),
         "rope_theta": keys.number("rope.freq_base", 10000.0),

@@ -68,16 +68,15 @@ def _unigram(keys: Keys, vocabulary: Vocabulary) -> GgufVocabulary:
         collapse=keys.flag("remove_extra_whitespaces", False),
         charsmap=charsmap.tobytes(),
     )
-    backend = vocabularies.unigram(vocabulary, _scores(keys, vocabulary), spaces)
+    unknown = _unknown(keys, vocabulary, 2)
+    backend = vocabularies.unigram(vocabulary, _scores(keys, vocabulary), spaces, unknown)
     return _around(keys, backend, eos=1, add_eos=True)
 
 
 def _word_pieces(keys: Keys, vocabulary: Vocabulary) -> GgufVocabulary:
     """Files mark the tokens that begin a word; the library, those that do not."""
     words = Vocabulary([_unmarked(token) for token in vocabulary.tokens], vocabulary.types)
-    unknown = keys.integer("unknown_token_id", 100, 0)
-    if unknown >= len(words.tokens):
-        raise ValueError(f"{keys.source}: unknown_token_id={unknown} is not in the vocabulary")
+    unknown = _unknown(keys, words, 100)
     lowercase = keys.flag("normalizer.lowercase", True)
     strip_accents = keys.flag("normalizer.strip_accents", lowercase)
     backend = vocabularies.word_piece(words, words.tokens[unknown], lowercase, strip_accents)
@@ -122,6 +121,13 @@ def _texts(keys: Keys, key: str) -> list[str]:
     if not isinstance(found, list) or not all(isinstance(text, str) for text in found):
         raise ValueError(f"{keys.source}: {key} must be an array of strings")
     return found
+
+
+def _unknown(keys: Keys, vocabulary: Vocabulary, default: int) -> int:
+    id = keys.integer("unknown_token_id", default, 0)
+    if id >= len(vocabulary.tokens):
+        raise ValueError(f"{keys.source}: unknown_token_id={id} is not in the vocabulary")
+    return id
 
 
 def _scores(keys: Keys, vocabulary: Vocabulary) -> Sequence[float]:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from pieria.models.checkpoint import Checkpoint, TensorFile
 from pieria.models.config import AttentionConfig, ModelConfig
 from pieria.models.decoder import Decoder
+from pieria.models.gguf_delta import GroupedHeads
 from pieria.models.gguf_latents import JoinedLatents
 from pieria.models.keys import Keys
 from pieria.models.names import (
@@ -64,7 +65,7 @@ def load(
     logical = Decoder(model.config, replace(model.mesh, pp=1, rank=0), model.dtype).logical()
     gguf = checkpoint.format == "gguf"
     if gguf:
-        tensors = JoinedLatents(tensors)
+        tensors = GroupedHeads(JoinedLatents(tensors), model.config)
         names: Names = {**GGUF_NAMES, **GGUF_OWN.get(model.config.family, {})}
     else:
         names = rooted(family(keys).NAMES, tensors.names())

@@ -110,11 +110,24 @@ GGUF_NAMES: Names = {
     "layers.{}.mlp.shared.gate": "blk.{}.ffn_gate_shexp",
     "layers.{}.mlp.shared.up": "blk.{}.ffn_up_shexp",
     "layers.{}.mlp.shared.down": "blk.{}.ffn_down_shexp",
+    "layers.{}.mlp.shared_gate": "blk.{}.ffn_gate_inp_shexp",
     "layers.{}.mlp_post_norm": "blk.{}.post_ffw_norm",
     "norm": "output_norm",
     "head": "output",
 }
 
+
+GGUF_DELTA: Names = {
+    **parts("layers.{}.mixer.", ("q", "gate"), "blk.{}.attn_q", interleaved=True),
+    **parts("layers.{}.mixer.", ("query", "key", "value"), "blk.{}.attn_qkv"),
+    "layers.{}.mixer.z": "blk.{}.attn_gate",
+    **parts("layers.{}.mixer.", ("query_taps", "key_taps", "value_taps"), "blk.{}.ssm_conv1d"),
+    "layers.{}.mixer.rates.log": "blk.{}.ssm_a",
+    "layers.{}.mixer.rates.bias": "blk.{}.ssm_dt.bias",
+    "layers.{}.mixer.norm": "blk.{}.ssm_norm",
+    "layers.{}.mixer.out": "blk.{}.ssm_out",
+    "layers.{}.mlp_norm": "blk.{}.post_attention_norm",
+}
 
 GGUF_OWN: Mapping[str, Names] = {
     "glm4": {
@@ -122,6 +135,15 @@ GGUF_OWN: Mapping[str, Names] = {
         "layers.{}.mlp.up": Source("blk.{}.ffn_up", 1, 2),
     },
     "gpt_oss": {"layers.{}.mlp_norm": "blk.{}.post_attention_norm"},
+    "qwen3_next": {
+        **GGUF_DELTA,
+        **parts("layers.{}.mixer.", ("beta", "decay"), "blk.{}.ssm_ba", interleaved=True),
+    },
+    "qwen3_5": {
+        **GGUF_DELTA,
+        "layers.{}.mixer.beta": "blk.{}.ssm_beta",
+        "layers.{}.mixer.decay": "blk.{}.ssm_alpha",
+    },
 }
 """What some families' GGUF files keep otherwise, by family."""
 

@@ -201,7 +201,8 @@ def _in_hub_cache(repository: str, file: str | None) -> Path | None:
 
     if file is not None:
         cached = [try_to_load_from_cache(repository, part) for part in _parts(file)]
-        return Path(cached[0]) if all(isinstance(part, str) for part in cached) else None
+        paths = [Path(part) for part in cached if isinstance(part, str)]
+        return paths[0] if len(paths) == len(cached) else None
     try:
         folder = snapshot_download(
             repository, allow_patterns=["config.json"], local_files_only=True

@@ -15,7 +15,16 @@ import tokenizers
 
 from pieria.models import vocabularies
 from pieria.models.json_file import read_bounded
-from pieria.models.vocabularies import BYTE, CONTROL, MARK, NORMAL, USER_DEFINED, Spaces, Vocabulary
+from pieria.models.vocabularies import (
+    BYTE,
+    CONTROL,
+    MARK,
+    NORMAL,
+    UNKNOWN,
+    USER_DEFINED,
+    Spaces,
+    Vocabulary,
+)
 
 PIECES, TRAINER, NORMALIZER = 1, 2, 3
 """Fields of the model."""
@@ -45,8 +54,13 @@ class SentencePieceModel:
     eos: int | None
 
     def backend(self) -> tokenizers.Tokenizer:
-        make = vocabularies.unigram if self.unigram else vocabularies.scored_bpe
-        return make(self.vocabulary, self.scores, self.spaces)
+        """ValueError if the library does not take it."""
+        if not self.unigram:
+            return vocabularies.scored_bpe(self.vocabulary, self.scores, self.spaces)
+        unknown = self.vocabulary.first(UNKNOWN)
+        if unknown is None:
+            raise ValueError("there is no piece of type 2 for characters without one")
+        return vocabularies.unigram(self.vocabulary, self.scores, self.spaces, unknown)
 
 
 def read_sentencepiece(path: Path) -> SentencePieceModel:

@@ -20,7 +20,7 @@ from tokenizers import AddedToken
 from pieria.models.gguf_vocabulary import read_vocabulary
 from pieria.models.json_file import read_bounded
 from pieria.models.sentencepiece_file import read_sentencepiece
-from pieria.models.vocabularies import MARK
+from pieria.models.vocabularies import MARK, guarded
 
 
 class Tokenizer:
@@ -60,10 +60,7 @@ class Tokenizer:
     @staticmethod
     def from_json(path: Path, config: Mapping[str, Any]) -> "Tokenizer":
         """From tokenizer.json; config: tokenizer_config.json. ValueError if it cannot be used."""
-        try:
-            backend = tokenizers.Tokenizer.from_buffer(read_bounded(path))
-        except Exception as error:  # the library raises nothing more exact
-            raise ValueError(f"{path}: {error}") from None
+        backend = guarded(str(path), tokenizers.Tokenizer.from_buffer, read_bounded(path))
         backend.no_truncation()
         backend.no_padding()
         ends = [end for end in ("bos", "eos") if config.get(f"{end}_token") is not None]
@@ -119,14 +116,15 @@ class Tokenizer:
     def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
         """Special tokens in the text are found either way; the flag is for those put around it.
 
-        ValueError for a lone surrogate.
+        ValueError for a lone surrogate, and for a character that a vocabulary has no way to spell.
         """
         try:
             text.encode()
         except UnicodeEncodeError as error:
             raise ValueError(f"the text is not Unicode: {error}") from None
         # Unlike `encode`, `encode_batch` lets other threads run meanwhile.
-        [found] = self._backend.encode_batch([text], add_special_tokens=add_special_tokens)
+        encode = self._backend.encode_batch
+        [found] = guarded("the tokenizer", encode, [text], add_special_tokens=add_special_tokens)
         ids: list[int] = found.ids
         return self._prefix + ids + self._suffix if add_special_tokens else ids
 

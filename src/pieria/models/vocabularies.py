@@ -4,15 +4,17 @@ Knows algorithms. Does not know what files vocabularies come in, or how their ke
 the functions return does not yet find the tokens of `Vocabulary.add_to` in text.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import isfinite
-from typing import Any
+from typing import Any, TypeVar
 
 import tokenizers
 from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers
 
 from pieria.models.pre_tokenizers import PreTokenizer
+
+T = TypeVar("T")
 
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6
 """Types of tokens, as GGUF and SentencePiece number them."""
@@ -25,6 +27,18 @@ MAX_PIECE = 512
 
 UNLIKELY = 1000.0
 """How much lower than the lowest score others are that text is not to be cut into."""
+
+
+def guarded(what: str, call: Callable[..., T], *args: Any, **options: Any) -> T:
+    """What the library's function returns; ValueError for its errors, and for Rust's panics, which
+    are no `Exception` and would end more than the request.
+    """
+    try:
+        return call(*args, **options)
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:
+        raise ValueError(f"{what}: {error}") from None
 
 
 @dataclass(frozen=True)
@@ -50,10 +64,9 @@ class Vocabulary:
     def ids(self) -> dict[str, int]:
         return {token: id for id, token in enumerate(self.tokens)}
 
-    def first(self, kind: int) -> str | None:
-        """The first token of a type."""
-        pairs = zip(self.tokens, self.types, strict=True)
-        return next((token for token, type in pairs if type == kind), None)
+    def first(self, kind: int) -> int | None:
+        """The id of the first token of a type."""
+        return next((id for id, type in enumerate(self.types) if type == kind), None)
 
     def add_to(self, backend: tokenizers.Tokenizer) -> None:
         backend.add_tokens(
@@ -87,7 +100,7 @@ def byte_level_bpe(
     vocabulary: Vocabulary, merges: Sequence[str], pre: PreTokenizer
 ) -> tokenizers.Tokenizer:
     """As GPT-2: pieces as `pre` cuts them, their bytes, then pairs in the order of `merges`."""
-    model = _bpe(vocabulary, _pairs(merges), ignore_merges=pre.whole_words)
+    model = _bpe(vocabulary, _pairs(vocabulary, merges), ignore_merges=pre.whole_words)
     backend = tokenizers.Tokenizer(model)
     if pre.nfc:
         backend.normalizer = normalizers.NFC()
@@ -101,7 +114,7 @@ def marked_bpe(
     vocabulary: Vocabulary, merges: Sequence[str], pre: PreTokenizer
 ) -> tokenizers.Tokenizer:
     """As Gemma 4: characters, with marks for spaces, then pairs in the order of `merges`."""
-    backend = _marked(_bpe(vocabulary, _pairs(merges), byte_fallback=True), Spaces())
+    backend = _marked(_bpe(vocabulary, _pairs(vocabulary, merges), byte_fallback=True), Spaces())
     backend.pre_tokenizer = pre_tokenizers.Sequence(_cuts(pre))
     return backend
 
@@ -130,14 +143,15 @@ def scored_bpe(
     ranked.sort()
     pairs = [(left, right) for _, _, left, right in ranked]
     unknown = vocabulary.first(UNKNOWN)
-    model = _bpe(vocabulary, pairs, byte_fallback=True, unk_token=unknown, fuse_unk=True)
+    options = {} if unknown is None else {"unk_token": vocabulary.tokens[unknown]}
+    model = _bpe(vocabulary, pairs, byte_fallback=True, fuse_unk=True, **options)
     return _marked(model, spaces)
 
 
 def unigram(
-    vocabulary: Vocabulary, scores: Sequence[float], spaces: Spaces
+    vocabulary: Vocabulary, scores: Sequence[float], spaces: Spaces, unknown: int
 ) -> tokenizers.Tokenizer:
-    """As SentencePiece: the pieces with the best sum of scores."""
+    """As SentencePiece: the pieces with the best sum of scores. unknown: the id for all else."""
     _check(scores)
     normal = [s for s, kind in zip(scores, vocabulary.types, strict=True) if kind == NORMAL]
     lowest = min(normal, default=0.0) - UNLIKELY
@@ -145,10 +159,8 @@ def unigram(
         (token, score if kind == NORMAL else lowest)
         for token, kind, score in zip(vocabulary.tokens, vocabulary.types, scores, strict=True)
     ]
-    unknown = vocabulary.first(UNKNOWN)
     bytes_too = vocabulary.first(BYTE) is not None
-    unknown_id = None if unknown is None else vocabulary.tokens.index(unknown)
-    model = models.Unigram(pieces, unknown_id, bytes_too)
+    model = guarded("the vocabulary", models.Unigram, pieces, unknown, bytes_too)
     return _marked(model, spaces)
 
 
@@ -156,7 +168,8 @@ def word_piece(
     vocabulary: Vocabulary, unknown: str, lowercase: bool, strip_accents: bool
 ) -> tokenizers.Tokenizer:
     """As BERT: words, then the longest tokens from the left; ##x continues a word."""
-    backend = tokenizers.Tokenizer(models.WordPiece(vocabulary.ids(), unk_token=unknown))
+    model = guarded("the vocabulary", models.WordPiece, vocabulary.ids(), unk_token=unknown)
+    backend = tokenizers.Tokenizer(model)
     backend.normalizer = normalizers.BertNormalizer(
         lowercase=lowercase, strip_accents=strip_accents
     )
@@ -170,21 +183,20 @@ def _check(scores: Sequence[float]) -> None:
         raise ValueError("the scores must be finite")
 
 
-def _pairs(merges: Sequence[str]) -> list[tuple[str, str]]:
+def _pairs(vocabulary: Vocabulary, merges: Sequence[str]) -> list[tuple[str, str]]:
+    known = set(vocabulary.tokens)
     pairs = []
     for merge in merges:
         left, space, right = merge.partition(" ")
-        if not left or not right or " " in right:
-            raise ValueError(f"the merge {merge!r} is not a pair")
+        if left not in known or right not in known or left + right not in known:
+            raise ValueError(f"the merge {merge!r} is not of two tokens that make a third")
         pairs.append((left, right))
     return pairs
 
 
 def _bpe(vocabulary: Vocabulary, pairs: Sequence[tuple[str, str]], **options: Any) -> models.BPE:
-    try:
-        return models.BPE(vocab=vocabulary.ids(), merges=pairs, **options)
-    except Exception as error:  # the library raises nothing more exact
-        raise ValueError(f"the merges do not fit the tokens: {error}") from None
+    ids = vocabulary.ids()
+    return guarded("the merges", models.BPE, vocab=ids, merges=pairs, **options)
 
 
 def _cuts(pre: PreTokenizer) -> list[Any]:
@@ -197,10 +209,8 @@ def _marked(model: Any, spaces: Spaces) -> tokenizers.Tokenizer:
     backend = tokenizers.Tokenizer(model)
     steps: list[Any] = []
     if spaces.charsmap:
-        try:
-            steps.append(normalizers.Precompiled(spaces.charsmap))
-        except Exception as error:  # the library raises nothing more exact
-            raise ValueError(f"the table of characters is damaged: {error}") from None
+        table = guarded("the table of characters", normalizers.Precompiled, spaces.charsmap)
+        steps.append(table)
     if spaces.collapse:
         steps.append(normalizers.Replace(Regex(r"\A +| +\z"), ""))
         steps.append(normalizers.Replace(Regex(" {2,}"), " "))

