@@ -106,7 +106,7 @@ def render(outcomes: Mapping[str, str]) -> str:
     lines = [
         "# What is supported",
         "",
-        "Made from the tests by `make support`: yes where every test of it ran and passed on a CPU.",
+        "Made from the tests by `make support`: yes where every test of it passed on a CPU.",
     ]
     for table in TABLES:
         lines += ["", f"## {table.title}", "", "| | " + " | ".join(table.columns) + " |"]

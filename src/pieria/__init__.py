@@ -1,6 +1,4 @@
-"""Pieria serves, trains, verifies and plans large language models on MUSA GPUs, other GPUs and
-CPUs.
-"""
+"""Large language models, each described once, served on MUSA GPUs, other GPUs and CPUs."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -15,10 +13,7 @@ __version__ = "0.1.0"
 
 
 def __getattr__(name: str) -> Any:
-    """`LLM` on first use:
-
-    What it needs takes a second to import, and the command line may not need it.
-    """
+    """`LLM` on first use: importing what it needs takes a second, and few commands need it."""
     if name == "LLM":
         from pieria.llm import LLM
 

@@ -74,15 +74,15 @@ def tiny_model(mesh: Mesh | None = None, **config: Any) -> Decoder:
     return fill(Decoder(tiny_config(**config), mesh or Mesh(), torch.float64))
 
 
-def engine(model: Decoder, *, pages: int = 256, page_tokens: int = 4, states: int = 24, **options: Any) -> Engine:
+def engine(
+    model: Decoder, *, pages: int = 256, page_tokens: int = 4, states: int = 24, **options: Any
+) -> Engine:
     """An engine whose step checks all that `Scheduler.check` knows."""
     config = SchedulerConfig(**{"max_num_seqs": 16, "max_num_batched_tokens": 64, **options})
     arranged = layout(model.cache_specs())
     pages *= len(arranged.windows)
     states = states if any(spec.state for spec in arranged.specs) else 0
-    cache = PrefixCache(
-        pages, page_tokens, config.enable_prefix_caching, arranged.windows, states
-    )
+    cache = PrefixCache(pages, page_tokens, config.enable_prefix_caching, arranged.windows, states)
     scheduler = Scheduler(config, cache, frozenset({STOP}), model.config.context)
     caches = allocate(
         arranged, range(len(arranged.specs)), pages, states, page_tokens, devices.find("cpu")

@@ -1,7 +1,6 @@
 """Models of several families over several processes: greedy tokens are those of one process."""
 
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import pytest

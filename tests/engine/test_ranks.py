@@ -1,6 +1,7 @@
 """Two tensor parallel processes over gloo give the tokens of one, and end together."""
 
 import re
+import socket
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -12,7 +13,7 @@ import torch
 from pieria.engine.engine import Engine, RunnerLost
 from pieria.engine.prefix_cache import PrefixCache
 from pieria.engine.process import Prepared
-from pieria.engine.ranks import prepare
+from pieria.engine.ranks import loopback_store, prepare
 from pieria.engine.runner_config import RunnerConfig
 from pieria.engine.scheduler import Scheduler, SchedulerConfig
 from tests.engine.real import add, naive, run, tokens_of
@@ -51,6 +52,14 @@ def engine(prepared: Prepared) -> Engine:
     cache = PrefixCache(prepared.pages, prepared.page_tokens)
     scheduler = Scheduler(SCHEDULING, cache, prepared.stop_ids, prepared.max_model_len)
     return Engine(scheduler, prepared.runner)
+
+
+def test_the_store_listens_on_one_address_alone() -> None:
+    store = loopback_store(1)
+    with socket.create_connection(("127.0.0.1", store.port), timeout=10):
+        pass
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.2", store.port), timeout=10)
 
 
 def test_tokens_are_those_of_one_process(folder: Path, ranks: Prepared) -> None:

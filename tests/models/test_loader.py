@@ -4,7 +4,6 @@ Every tensor where it belongs, cut as its shard says, none missing, none left ov
 memory.
 """
 
-import json
 import re
 import subprocess
 import sys
@@ -18,7 +17,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from pieria.models.checkpoint import open_checkpoint
-from pieria.models.loader import build, load
+from pieria.models.loader import build
 from pieria.parallel.mesh import Mesh
 from tests.models import tiny
 from tests.models.test_families import error, ours, read
@@ -140,7 +139,7 @@ def write_gguf(oracle: Any, path: Path, arch: str, kind: Any, *, permuted: bool)
 def test_gguf_and_safetensors_give_equal_logits(
     family: str, arch: str, kind: str, tmp_path: Path
 ) -> None:
-    """The same weights, rounded as `kind` rounds them, through both formats, and in transformers."""
+    """The same weights, rounded as `kind` does, through both formats and in transformers."""
     oracle = tiny.model(family)
     type_ = gguf.GGMLQuantizationType[kind]
     with torch.no_grad():

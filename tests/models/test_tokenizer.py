@@ -296,6 +296,37 @@ def test_what_is_refused(tmp_path: Path) -> None:
         Tokenizer.from_json(tmp_path / "bad.json", {})
 
 
+def changed(backend: tokenizers.Tokenizer, folder: Path, **model: Any) -> Tokenizer:
+    """With other fields of the model in tokenizer.json."""
+    state = json.loads(backend.to_str())
+    state["model"].update(model)
+    (folder / "tokenizer.json").write_text(json.dumps(state))
+    return Tokenizer.from_json(folder / "tokenizer.json", {})
+
+
+def test_an_id_that_is_too_large(tmp_path: Path) -> None:
+    vocabulary = {token: id for id, token in enumerate(_alphabet())}
+    with pytest.raises(ValueError, match="a token has the id 2147483648; ids end at 4194303"):
+        changed(byte_level(), tmp_path, vocab=vocabulary | {"ab": 1 << 31}, merges=[])
+
+
+def test_what_the_library_cannot_do_ends_only_the_request(tmp_path: Path) -> None:
+    """It loads all of these; then comes an error, an error, and a panic, which is no Exception."""
+    backend = tokenizers.Tokenizer(models.Unigram([("a", -1.0), ("<unk>", 0.0)], 1))
+    backend.decoder = decoders.Metaspace()
+    with pytest.raises(ValueError, match="unk_id` is missing"):
+        changed(backend, tmp_path, unk_id=None).encode("é")
+    backend = tokenizers.Tokenizer(models.WordPiece({"a": 0}, unk_token="a"))
+    backend.decoder = decoders.WordPiece()
+    with pytest.raises(ValueError, match="the tokenizer: WordPiece error"):
+        changed(backend, tmp_path, unk_token="none").encode("é")
+    state = json.loads(byte_level().to_str())
+    state["post_processor"]["special_tokens"] = {}
+    (tmp_path / "tokenizer.json").write_text(json.dumps(state))
+    with pytest.raises(ValueError, match="the tokenizer: no entry found for key"):
+        Tokenizer.from_json(tmp_path / "tokenizer.json", {}).encode("a")
+
+
 def test_ids_that_are_not_used(tmp_path: Path) -> None:
     backend = tokenizers.Tokenizer(models.BPE(vocab={"a": 0, "b": 5}, merges=[]))
     backend.decoder = decoders.ByteLevel()

@@ -32,8 +32,7 @@ class Limits:
     flops_per_second: dict[torch.dtype, float]
 
     def seconds(self, cost: Cost, dtype: torch.dtype) -> float:
-        """The least time that `cost` can take (the roofline: Williams, Waterman and Patterson
-        2009).
+        """The least time that `cost` can take: the roofline (Williams et al. 2009).
 
         ValueError if there is no measured peak for `dtype`.
         """
@@ -67,9 +66,7 @@ class Row:
 
     @property
     def share(self) -> float:
-        """Of the machine's limits, 1 being all. More than 1 where data stays in a cache between
-        calls.
-        """
+        """Share of the machine's limits; above 1 where data stays in a cache between calls."""
         return self.least_seconds / self.seconds
 
 
@@ -83,13 +80,13 @@ def run(
     device: str = "cpu",
     console: Console | None = None,
 ) -> tuple[Row, ...]:
-    """Time the references ("reference") and backends on every case whose "op/case" matches
-    `pattern`.
+    """Time the backends on every case that `pattern` matches.
 
-    pattern: as of file names, such as "*" or "rms_norm/*". A backend without an implementation that
-    takes a case has no row. The backends take turns, so that what disturbs the machine disturbs
-    them alike. Progress goes to `console`. ValueError on a backend that is unknown or does not run
-    on `device`, and on a pattern that matches nothing.
+    backends: folders of `kernels/`, or "reference". pattern: of "op/case" as of file names, such as
+    "*" or "rms_norm/*". A backend without an implementation that takes a case has no row. The
+    backends take turns, so that what disturbs the machine disturbs them alike. Progress goes to
+    `console`. ValueError on a backend that is unknown or does not run on `device`, and on a pattern
+    that matches nothing.
     """
     for name in backends:
         devices = (device,) if name == REFERENCE else load(name)

@@ -68,9 +68,7 @@ class Report:
 
 
 def run(model: str, dtype: str, streams: int, clock: Clock) -> Report:
-    """Start a server for `model`, ask it a question, then open `streams` streams at once, and end
-    it.
-    """
+    """Start a server for `model`, ask it a question, open `streams` streams at once, and end it."""
     path = str(pull(model))
     weights = build(open_checkpoint(Path(path)), Mesh(), getattr(torch, dtype)).parameters()
     weight_bytes = sum(w.numel() * w.element_size() for w in weights)

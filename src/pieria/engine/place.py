@@ -52,7 +52,7 @@ def place(settings: dict[str, Any], mesh: Mesh) -> Prepared:
         weights=sum(p.numel() * p.element_size() for p in model.parameters()),
         page=config.block_size * arranged.token_bytes(stage),
         windows=arranged.windows,
-        state=arranged.state_bytes(stage) if None in arranged.places else None,
+        state=arranged.state_bytes(stage) if any(s.state for s in arranged.specs) else None,
         context=model.config.context,
     )
     sizes = resolve.cache(

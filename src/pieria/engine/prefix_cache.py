@@ -206,17 +206,15 @@ class PrefixCache:
     def _usable(self, key: Key, tokens: Sequence[int]) -> list[_Node]:
         """The path to the deepest node at which a request can go on."""
         path: list[_Node] = []
-        node: _Node | None = self._root
+        node = self._root
         for i in range((len(tokens) - 1) // self.page_tokens):
-            node = node.children.get(self._edge(key, tokens, i))
-            if node is None:
+            child = node.children.get(self._edge(key, tokens, i))
+            if child is None:
                 break
-            path.append(node)
-        depth: int | None = len(path)
-        while depth:
-            gap = self._gap(path, depth)
-            if gap is None:
-                break
+            path.append(child)
+            node = child
+        depth = len(path)
+        while depth and (gap := self._gap(path, depth)) is not None:
             depth = gap
         return path[:depth]
 

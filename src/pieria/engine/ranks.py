@@ -119,7 +119,7 @@ def _start(settings: dict[str, Any], mesh: Mesh) -> Prepared:
     model = msgspec.convert(settings["runner"], RunnerConfig).model
     build(open_checkpoint(Path(model)), mesh, torch.float32)
     size = mesh.size
-    store = TCPStore("127.0.0.1", 0, size, True, START_TIMEOUT, wait_for_workers=False)
+    store = loopback_store(size)
     links, processes = [], []
     for rank in range(1, size):
         ours, theirs = socket.socketpair()
@@ -147,6 +147,23 @@ def _start(settings: dict[str, Any], mesh: Mesh) -> Prepared:
             dist.destroy_process_group()
         raise
     return replace(prepared, runner=RankedRunner(prepared.runner, links, processes))
+
+
+def loopback_store(size: int) -> TCPStore:
+    """Where `size` ranks find each other, which only this machine can reach."""
+    # Given a port alone, the store would listen on every address of the machine, to anyone.
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        port = listening.getsockname()[1]
+        return TCPStore(
+            "127.0.0.1",
+            port,
+            size,
+            True,
+            START_TIMEOUT,
+            wait_for_workers=False,
+            master_listen_fd=listening.detach(),
+        )
 
 
 def _connect(settings: dict[str, Any], store: TCPStore, rank: int) -> Mesh:

@@ -41,7 +41,7 @@ class Need:
     """What a model takes of one rank's memory, in bytes, and how far back its page tables look.
 
     page: one page of one page table. state: one request's state; None if the model keeps none. Both
-    may be 0, where none of the layers that are here have any. context: tokens that the model allows.
+    may be 0, where the layers that are here have none. context: tokens that the model allows.
     """
 
     weights: int
@@ -80,7 +80,7 @@ def cache(
         )
 
     def pages_for(tokens: int) -> int:
-        """For one request."""
+        """Pages that one request may need."""
         step = scheduler.max_num_batched_tokens
         return most_pages(need.windows, config.block_size, tokens, step)
 

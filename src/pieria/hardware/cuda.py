@@ -24,8 +24,11 @@ def present() -> list[Device]:
 
 
 def device(index: int, properties: Any, rocm: bool) -> Device:
-    """From what torch reports. Native dtypes by compute capability as in NVIDIA's CUDA C++
-    Programming Guide, "Arithmetic Instructions"; of AMD's only what all that ROCm supports have."""
+    """One GPU, from what torch reports.
+
+    Native dtypes are by compute capability as in NVIDIA's CUDA C++ Programming Guide, "Arithmetic
+    Instructions"; of AMD's only what all that ROCm supports have.
+    """
     capability = (properties.major, properties.minor)
     native = _EVERY
     if rocm:

@@ -1,1 +1,4 @@
-"""How ops are computed fast: one folder per backend, one file per op, each naming its torch `DEVICES`."""
+"""How ops are computed fast: one folder per backend, one file per op.
+
+Each folder's `__init__.py` names the torch `DEVICES` that the backend runs on.
+"""

@@ -36,10 +36,10 @@ class TensorFile(Protocol):
         """Row-major, as a torch tensor would have it. ValueError for an unknown name."""
 
     def read_into(self, name: str, out: "Tensor", first: Sequence[int] = ()) -> None:
-        """Copy the box of out's shape that begins at element `first` (the tensor's own if empty),
-        in out's dtype.
+        """Copy a box of the tensor into `out`, in out's dtype.
 
-        Extra memory stays a few MiB, however large the tensor.
+        The box has out's shape and begins at element `first`; where that is empty, at the tensor's
+        own first. Extra memory stays a few MiB, however large the tensor.
         """
 
 
@@ -102,10 +102,11 @@ class Checkpoint:
 
 
 def open_checkpoint(path: Path) -> Checkpoint:
-    """A directory with config.json and safetensors, a .gguf file or any part of one that was cut
-    into several, or a directory with just that.
+    """The model at `path`.
 
-    ValueError, saying what is wrong and what would be right, for anything else.
+    path: a directory with config.json and safetensors, a .gguf file or any part of one that was cut
+    into several, or a directory with just that. ValueError, saying what is wrong and what would be
+    right, for anything else.
     """
     if path.is_file():
         if path.suffix != ".gguf":
@@ -147,7 +148,8 @@ def _open_directory(path: Path) -> Checkpoint:
         notes.append("only text is read and written: the vision part (vision_config) is left out")
     if config.get("num_nextn_predict_layers"):
         notes.append(
-            "layers that predict further tokens (num_nextn_predict_layers in config.json) are not read"
+            "layers that predict further tokens (num_nextn_predict_layers in config.json) are not"
+            " read"
         )
     return Checkpoint(
         path,

@@ -1,5 +1,4 @@
-"""What a model is, as data: layers may differ from each other, forward code does not ask which one
-it is.
+"""What a model is, as data: layers may differ, and no forward code asks which one it is in.
 
 Knows shapes and switches. Does not know files, families or devices; a family's `from_hf` makes
 these.
@@ -57,14 +56,14 @@ class NormConfig:
 
 @dataclass(frozen=True)
 class AttentionConfig:
-    """Grouped-query attention. window: how many tokens back a token sees, itself included; None:
-    all.
+    """Grouped-query attention.
 
-    soft_cap: scores become cap * tanh(score / cap). scale: what q.k is multiplied by. qk_norm: of
-    each head's q and k, before the rope. rope None: no positions. causal: else a token sees its
-    whole sequence, and nothing can be remembered of it. sinks: of each head, see `ops.attention`.
-    gated: what heads give is multiplied by the sigmoid of as much that is made from what attention
-    is given (Qiu et al. 2025, arXiv:2505.06708).
+    window: how many tokens back a token sees, itself included; None: all. soft_cap: scores become
+    cap * tanh(score / cap). scale: what q.k is multiplied by. qk_norm: of each head's q and k,
+    before the rope. rope None: no positions. causal: else a token sees its whole sequence, and
+    nothing can be remembered of it. sinks: of each head, see `ops.attention`. gated: what heads
+    give is multiplied by the sigmoid of as much that is made from what attention is given (Qiu et
+    al. 2025, arXiv:2505.06708).
     """
 
     heads: int

@@ -38,9 +38,7 @@ class Context(Protocol):
     ) -> Tensor:
         """Remember the latents, then attend causally; returns [T, H, kv_rank]."""
 
-    def states(
-        self, layer: int, state: tuple[Array, ...]
-    ) -> tuple[tuple[Tensor, ...], ops.Slots]:
+    def states(self, layer: int, state: tuple[Array, ...]) -> tuple[tuple[Tensor, ...], ops.Slots]:
         """An array [slots, *shape] for each of what a request's state is, and the requests' slots.
 
         The caller leaves in them what is to be remembered.
@@ -49,9 +47,9 @@ class Context(Protocol):
 
 @dataclass(frozen=True)
 class Packed:
-    """Whole sequences side by side
+    """Whole sequences side by side; nothing is remembered between calls.
 
-    Nothing is remembered between calls. lengths: tokens of each sequence.
+    lengths: tokens of each sequence.
     """
 
     positions_T: Tensor
@@ -90,9 +88,7 @@ class Packed:
             q_THL, latent_TL, self.lengths, rank=config.kv_rank, scale=config.scale
         )
 
-    def states(
-        self, layer: int, state: tuple[Array, ...]
-    ) -> tuple[tuple[Tensor, ...], ops.Slots]:
+    def states(self, layer: int, state: tuple[Array, ...]) -> tuple[tuple[Tensor, ...], ops.Slots]:
         device, count = self.positions_T.device, len(self.lengths)
         arrays = tuple(torch.zeros(count, *a.shape, dtype=a.dtype, device=device) for a in state)
         return arrays, ops.Slots.fresh(self.lengths, device)

@@ -117,6 +117,6 @@ class Decoder(Part):
         }
 
     def cache_specs(self, dtype: torch.dtype | None = None) -> tuple[CacheSpec, ...]:
-        """What each layer of this rank remembers; `dtype` of keys and values, default the model's."""
+        """What each layer of this rank remembers; keys and values in `dtype`, else the model's."""
         layers = cast("list[Layer]", list(self.layers.values()))
         return tuple(layer.mixer.cache_spec(dtype or self.dtype) for layer in layers)

@@ -1,7 +1,7 @@
-"""DeepSeek-V2 (arXiv:2405.04434) and V3 (arXiv:2412.19437): latent attention, and experts after
-the first layers.
+"""DeepSeek-V2 (arXiv:2405.04434) and V3 (arXiv:2412.19437): latent attention and experts.
 
-Source: modeling_deepseek_v2.py and modeling_deepseek_v3.py of transformers 5.23.
+The first layers have no experts. Source: modeling_deepseek_v2.py and modeling_deepseek_v3.py of
+transformers 5.23.
 """
 
 from dataclasses import replace

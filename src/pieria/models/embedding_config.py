@@ -124,5 +124,5 @@ def _pooling(keys: Keys) -> Pooling:
 
 
 def _keys(path: Path) -> Keys:
-    """Of a file that may be missing."""
+    """The keys of a file that may be missing."""
     return Keys(read_json(path) if path.is_file() else {}, str(path))

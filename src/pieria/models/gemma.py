@@ -8,6 +8,7 @@ faster than the others. Source: transformers' models/gemma2 and models/gemma3.
 from collections.abc import Mapping
 from dataclasses import replace
 
+from pieria.models import llama
 from pieria.models.config import (
     AttentionConfig,
     LayerConfig,
@@ -17,25 +18,14 @@ from pieria.models.config import (
     Rope,
 )
 from pieria.models.keys import Keys
-from pieria.models.llama import ACTIVATIONS
 
 NAMES = {
-    "embed": "model.embed_tokens",
-    "layers.{}.mixer_norm": "model.layers.{}.input_layernorm",
-    "layers.{}.mixer.q": "model.layers.{}.self_attn.q_proj",
-    "layers.{}.mixer.k": "model.layers.{}.self_attn.k_proj",
-    "layers.{}.mixer.v": "model.layers.{}.self_attn.v_proj",
-    "layers.{}.mixer.o": "model.layers.{}.self_attn.o_proj",
+    **llama.NAMES,
     "layers.{}.mixer.q_norm": "model.layers.{}.self_attn.q_norm",
     "layers.{}.mixer.k_norm": "model.layers.{}.self_attn.k_norm",
     "layers.{}.mixer_post_norm": "model.layers.{}.post_attention_layernorm",
     "layers.{}.mlp_norm": "model.layers.{}.pre_feedforward_layernorm",
-    "layers.{}.mlp.gate": "model.layers.{}.mlp.gate_proj",
-    "layers.{}.mlp.up": "model.layers.{}.mlp.up_proj",
-    "layers.{}.mlp.down": "model.layers.{}.mlp.down_proj",
     "layers.{}.mlp_post_norm": "model.layers.{}.post_feedforward_layernorm",
-    "norm": "model.norm",
-    "head": "lm_head",
 }
 GGUF_INTERLEAVED: tuple[str, ...] = ()
 
@@ -99,7 +89,7 @@ def from_hf(keys: Keys) -> ModelConfig:
         ["sliding_attention" if i % period else "full_attention" for i in range(1, count + 1)],
     )
     mlp = MlpConfig(
-        text.integer("intermediate_size"), text.choice("hidden_activation", ACTIVATIONS)
+        text.integer("intermediate_size"), text.choice("hidden_activation", llama.ACTIVATIONS)
     )
     hidden = text.integer("hidden_size")
     return ModelConfig(
@@ -116,7 +106,7 @@ def from_hf(keys: Keys) -> ModelConfig:
 
 
 def _rope(text: Keys, kind: str, dim: int) -> Rope:
-    """Of one kind of layer: newer files state a rope for each, older ones a theta for windows."""
+    """The rope of one kind of layer: newer files state each, older ones a theta for windows."""
     each = text.values.get("rope_parameters")
     if isinstance(each, Mapping) and kind in each:
         return Keys({**text.values, "rope_parameters": each[kind]}, text.source).rope(dim)

@@ -1,8 +1,7 @@
-"""Jiutian 8B dense (JT-Coder, JT-Math, JT-DA): Qwen2's form, with eps added to the norm's root, not
-under it.
+"""Jiutian 8B dense (JT-Coder, JT-Math, JT-DA): Qwen2's form but for the norm.
 
-Source: modeling_jiutian.py and configuration_jiutian.py of JT-LM/JT-DA-8B, which also discard
-`rope_scaling`.
+Its eps is added to the root, not under it. Source: modeling_jiutian.py and configuration_jiutian.py
+of JT-LM/JT-DA-8B, which also discard `rope_scaling`.
 """
 
 from pieria.models import llama

@@ -76,7 +76,9 @@ class Keys:
             raise ValueError(f"{self.source}: {key}={value!r}: {why}")
 
     def rope(self, dim: int, default_theta: float = 10000.0) -> Rope:
-        """From `rope_theta` and `rope_scaling`, or from `rope_parameters`, which newer files have
+        """The rope of heads with `dim` rotated dimensions.
+
+        From `rope_theta` and `rope_scaling`, or from `rope_parameters`, which newer files have
         instead.
         """
         if self.has("rope_parameters"):

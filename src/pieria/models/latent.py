@@ -1,5 +1,7 @@
-"""Multi-head latent attention as a module (DeepSeek-V2, arXiv:2405.04434, section 2.1), absorbed:
-queries are taken to the latents and what is read there to values; keys are never expanded.
+"""Multi-head latent attention as a module (DeepSeek-V2, arXiv:2405.04434, section 2.1).
+
+It is absorbed: queries are taken to the latents, and what is read there to values; keys are never
+expanded.
 
 C dimensions of a latent, P rotary ones beside it, L = C + P; N and V of a head's other query and
 of its value; S = N + P. Else letters as in `parts`.

@@ -1,4 +1,4 @@
-"""Llama 2 and 3 (arXiv:2307.09288, arXiv:2407.21783) and what shares their form, such as SmolLM2."""
+"""Llama 2 and 3 (arXiv:2307.09288, arXiv:2407.21783) and what has their form, such as SmolLM2."""
 
 from pieria.models.config import (
     AttentionConfig,

@@ -1,5 +1,4 @@
-"""Weights from a checkpoint into a `Decoder`: streamed, cut for this rank, converted, and none
-forgotten.
+"""Weights from a checkpoint into a `Decoder`: streamed, cut, converted, and none forgotten.
 
 Knows names, shards and what a family's files do differently. Does not know file formats.
 """
@@ -191,10 +190,7 @@ def _fill(tensors: TensorFile, kept: Place, out: Tensor, first: list[int]) -> No
 
 
 def _deinterleave(part: Tensor, name: str, source: Family, model: Decoder) -> Tensor:
-    """Rows of each head from pairs side by side (0, 1), (2, 3) to halves:
-
-    0, 2, 4, ... 1, 3, 5, ...
-    """
+    """Rows of each head from pairs side by side to halves: 0, 2, 4, ... 1, 3, 5, ..."""
     module = name.rpartition(".")[0]
     if not module.endswith(source.GGUF_INTERLEAVED):
         return part

@@ -58,8 +58,9 @@ def parts(
 
 
 def place(source: Source, shape: tuple[int, ...], lengths: Sequence[int], unit: int) -> Place:
-    """Of a weight of `shape`. lengths: of all parts of the tensor. unit: rows of this weight in a
-    turn, if they lie in turns.
+    """Where a weight of `shape` lies in a tensor.
+
+    lengths: of all parts of the tensor. unit: rows of this weight in a turn, if they lie in turns.
     """
     turns = shape[source.dim] // unit if source.interleaved else 1
     whole, before = sum(lengths), sum(lengths[: source.part])
@@ -159,7 +160,7 @@ def source(name: str, names: Names) -> Source:
 
 
 def sources(name: str, names: Names, count: int) -> Source | tuple[Source, ...]:
-    """Of the whole weight, or of each of its `count` experts."""
+    """Where files keep the whole weight, or each of its `count` experts."""
     module, _, kind = name.rpartition(".")
     layer = re.search(r"\d+", module)
     pattern = re.sub(r"\d+", "{}", module, count=1)

@@ -38,8 +38,7 @@ class Part(nn.Module):
 
 
 class Module(Part):
-    """A module that declares its own weights; parameters have no data until a loader gives them
-    some.
+    """A module that declares its own weights, which have no data until a loader gives them some.
 
     path: the module's name in the model.
     """

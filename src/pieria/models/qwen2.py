@@ -1,7 +1,4 @@
-"""Qwen2 and Qwen2.5 (arXiv:2407.10671):
-
-Llama's form with biased q, k and v, and windows in some layers.
-"""
+"""Qwen2 and Qwen2.5 (arXiv:2407.10671): Llama's form with biased q, k, v; some windowed layers."""
 
 from pieria.models import llama
 from pieria.models.config import ModelConfig

@@ -46,13 +46,15 @@ def from_hf(keys: Keys) -> ModelConfig:
 
 
 def experts(keys: Keys) -> int:
-    """What transformers calls num_local_experts from version 5 on."""
+    """The number of experts; transformers calls it num_local_experts from version 5 on."""
     return keys.integer("num_experts" if keys.has("num_experts") else "num_local_experts")
 
 
 def with_experts(keys: Keys, dense: ModelConfig, moe: MoeConfig) -> ModelConfig:
-    """Experts in every layer whose number, from 1, `decoder_sparse_step` divides, but for
-    `mlp_only_layers`, which are numbered from 0.
+    """The dense model with experts in some layers.
+
+    In those whose number, from 1, `decoder_sparse_step` divides, but for `mlp_only_layers`, which
+    are numbered from 0.
     """
     step, plain = keys.integer("decoder_sparse_step", 1), keys.values.get("mlp_only_layers") or []
     if not isinstance(plain, list) or not all(type(i) is int for i in plain):

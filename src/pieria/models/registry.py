@@ -74,8 +74,10 @@ SHARED_NAMES: dict[str, dict[str, Family]] = {
 
 
 def family(keys: Keys) -> Family:
-    """The family's file. ValueError if none of the config's architectures is known, or if several
-    are called so and no key tells which it is.
+    """The file of the family that the config belongs to.
+
+    ValueError if none of the config's architectures is known, or if several families are called so
+    and no key tells which it is.
     """
     names = keys.values.get("architectures")
     known = {**ARCHITECTURES, **SHARED_NAMES}

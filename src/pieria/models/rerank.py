@@ -1,5 +1,6 @@
-"""How a model is asked whether a document answers a query: as Qwen3-Reranker was trained
-(arXiv:2506.05176; the prompt is its model card's). Torch-free.
+"""How a model is asked whether a document answers a query: as Qwen3-Reranker was trained.
+
+Source: arXiv:2506.05176; the prompt is its model card's. Torch-free.
 """
 
 from collections.abc import Sequence

@@ -46,11 +46,11 @@ class TensorReader:
         return self._stored(name).shape
 
     def read_into(self, name: str, out: Tensor, first: Sequence[int] = ()) -> None:
-        """Copy the box of out's shape that begins at element `first` (the tensor's own if empty),
-        in out's dtype and device.
+        """Copy a box of the tensor into `out`, in out's dtype and device.
 
-        ValueError for an unknown name, a format without a decoder, or an `out` that does not fit;
-        OSError if the file became shorter.
+        The box has out's shape and begins at element `first`; where that is empty, at the tensor's
+        own first. ValueError for an unknown name, a format without a decoder, or an `out` that does
+        not fit; OSError if the file became shorter.
         """
         stored = self._stored(name)
         if stored.format.name not in DECODERS:

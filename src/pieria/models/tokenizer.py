@@ -23,8 +23,12 @@ from pieria.models.sentencepiece_file import read_sentencepiece
 from pieria.models.vocabularies import MARK, guarded
 
 
+MAX_SIZE = 1 << 22
+"""One more than the largest id; the largest vocabularies have some 300 thousand."""
+
+
 class Tokenizer:
-    """Immutable, so that threads may share it. `from_json` and `from_gguf` make one."""
+    """Immutable, so that threads may share it. A static method for each kind of file makes one."""
 
     def __init__(
         self,
@@ -48,6 +52,8 @@ class Tokenizer:
         self.special_ids = frozenset(id for id, token in added.items() if token.special)
         vocabulary = backend.get_vocab(with_added_tokens=True)
         self.size = max(vocabulary.values(), default=-1) + 1
+        if self.size > MAX_SIZE:
+            raise ValueError(f"a token has the id {self.size - 1}; ids end at {MAX_SIZE - 1}")
         for id in (bos, eos):
             if id is not None and (type(id) is not int or not 0 <= id < self.size):
                 raise ValueError(f"special token id {id!r} must be from 0 to {self.size - 1}")

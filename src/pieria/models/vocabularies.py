@@ -30,8 +30,10 @@ UNLIKELY = 1000.0
 
 
 def guarded(what: str, call: Callable[..., T], *args: Any, **options: Any) -> T:
-    """What the library's function returns; ValueError for its errors, and for Rust's panics, which
-    are no `Exception` and would end more than the request.
+    """What the library's function returns.
+
+    ValueError for its errors, and for Rust's panics, which are no `Exception` and would end more
+    than the request.
     """
     try:
         return call(*args, **options)

@@ -33,9 +33,9 @@ from pieria.ops.op import (
     use,
     widen,
 )
-from pieria.ops.pipeline import broadcast, receive, send
 from pieria.ops.paged_attention import Paging, paged_attention
 from pieria.ops.paged_latent_attention import paged_latent_attention
+from pieria.ops.pipeline import broadcast, receive, send
 from pieria.ops.pool import pool
 from pieria.ops.rms_norm import rms_norm
 from pieria.ops.rope import rope

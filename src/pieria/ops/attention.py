@@ -81,8 +81,10 @@ def attend(
 
 
 def shares(scores: Tensor, sinks: Tensor | None) -> Tensor:
-    """Softmax over the last dimension. sinks: scores that take shares of their own, which are left
-    out; 1 in the last dimension, broadcast over the others.
+    """Softmax over the last dimension.
+
+    sinks: scores that take shares of their own, which are left out; 1 in the last dimension,
+    broadcast over the others.
     """
     if sinks is None:
         return scores.softmax(-1)

@@ -1,5 +1,4 @@
-"""A short convolution over the last tokens of each channel, then SiLU (Gu and Dao 2023,
-arXiv:2312.00752).
+"""A short convolution over the last tokens of each channel, then SiLU (arXiv:2312.00752).
 
 T tokens of R requests side by side, C channels, W tokens that one sees, P = W - 1 of them before
 itself, S slots; L tokens of one request.

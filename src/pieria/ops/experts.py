@@ -1,5 +1,4 @@
-"""Gated feed-forward networks, of which each token uses some (Shazeer et al. 2017,
-arXiv:1701.06538).
+"""Gated feed-forward networks, of which each token uses some (arXiv:1701.06538).
 
 T tokens, E experts held here, A experts of a token, D features, F features inside an expert;
 N tokens of one expert.
@@ -70,8 +69,10 @@ def experts(
 
 
 def _sorted(experts_TA: Tensor, first: int, count: int) -> tuple[Tensor, list[int], Tensor]:
-    """(the token of each (token, expert) pair that is here, by expert; pairs of each expert;
-    each pair's place among them, the number of pairs if it is not here).
+    """The (token, expert) pairs that are here, by expert.
+
+    Their tokens; the number of pairs of each expert; each pair's place among them, which is their
+    number for one that is not here.
     """
     local_N = experts_TA.flatten() - first
     local_N = local_N.masked_fill((local_N < 0) | (local_N >= count), count)

@@ -1,5 +1,6 @@
-"""The gated delta rule: a matrix for each head and request, which tokens decay, correct and read
-(Yang et al. 2024, arXiv:2412.06464).
+"""The gated delta rule: a matrix for each head and request, which tokens decay, correct and read.
+
+Source: Yang et al. 2024, arXiv:2412.06464.
 
 T tokens of R requests side by side, G key heads, H value heads, each key head shared by H/G
 neighbouring value heads, K and V dimensions of a head, S slots.

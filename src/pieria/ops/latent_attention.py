@@ -1,8 +1,10 @@
-"""Causal attention over latents, keys and values in one (multi-head latent attention, DeepSeek-V2,
-arXiv:2405.04434, with the matrices that expand latents absorbed into queries and outputs).
+"""Causal attention over latents, which are keys and values in one.
 
-What a token sees is `ops.attention`'s rule. T tokens, H query heads, all of which read the same
-latents, L dimensions of a latent, C of them the value.
+This is multi-head latent attention (DeepSeek-V2, arXiv:2405.04434) with the matrices that expand
+latents absorbed into queries and outputs. What a token sees is `ops.attention`'s rule.
+
+T tokens, H query heads, all of which read the same latents, L dimensions of a latent, C of them
+the value.
 """
 
 from collections.abc import Iterator

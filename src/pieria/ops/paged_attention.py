@@ -57,7 +57,7 @@ class Paging:
         )
 
     def token(self, i: int) -> "Paging":
-        """For query token i of the batch alone."""
+        """The paging of query token i of the batch alone."""
         request = 0
         while i >= self.queries[request]:
             i -= self.queries[request]

@@ -65,7 +65,7 @@ class Slots:
 
 
 def some_slots(make: Inputs, lengths: tuple[int, ...], fresh: tuple[int, ...]) -> Slots:
-    """For the requests of a case, among twice as many slots.
+    """Slots for the requests of a case, among twice as many.
 
     Those of `fresh` begin; every other request writes where it reads, or would.
     """

@@ -309,7 +309,7 @@ class CompletionRequest(GenerationRequest):
 
 
 class TokenizeRequest(_Strict):
-    """Of a text, or of a chat as its template renders it."""
+    """Of a text, or of a chat as its template renders it: one of the two."""
 
     model: _Name | None = None
     prompt: str | None = None

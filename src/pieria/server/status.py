@@ -17,7 +17,7 @@ async def models(exchange: Exchange) -> None:
 
 
 async def model(exchange: Exchange) -> None:
-    """One of them."""
+    """One name that the model is served under."""
     name = exchange.path["id"]
     check_model(name, exchange.state)
     await exchange.reply(_card(name, exchange.state))
@@ -53,12 +53,12 @@ async def ready(exchange: Exchange) -> None:
 
 
 async def metrics(exchange: Exchange) -> None:
-    """Prometheus' text format."""
+    """All measurements in Prometheus' text format."""
     await exchange.reply_bytes(exchange.state.metrics.text(), CONTENT_TYPE)
 
 
 async def version(exchange: Exchange) -> None:
-    """Of the program."""
+    """The version of this program."""
     await exchange.reply({"version": exchange.state.version})
 
 

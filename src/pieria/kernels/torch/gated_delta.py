@@ -19,8 +19,9 @@ CHUNK = 64
 
 
 class Tokens(NamedTuple):
-    """Of one call, one request or one chunk, by head: q, k [H, C, K], v [H, C, V], the others
-    [H, C].
+    """The inputs of one call, one request or one chunk, by head.
+
+    q, k: [H, C, K]. v: [H, C, V]. The others: [H, C].
     """
 
     q: Tensor

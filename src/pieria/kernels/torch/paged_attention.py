@@ -1,5 +1,4 @@
-"""Attention over pages: visible keys and values are gathered, then torch's fused operator reads
-them.
+"""Attention over pages: visible keys and values are gathered for torch's fused operator.
 
 Single tokens of many requests share one call, padded to the longest; a chunk has a call of its own.
 Letters as in `ops.paged_attention`; B requests in a call.
@@ -97,7 +96,8 @@ def gather(
 ) -> tuple[list[Tensor], Tensor | None]:
     """The last `spans` tokens of each request, [B, S, ...] of each cache; which those are, [B, S].
 
-    The latter is None if they are all. Shorter requests repeat their own last token, so that nothing of another request is ever read.
+    The latter is None if they are all. Shorter requests repeat their own last token, so that
+    nothing of another request is ever read.
     """
     device, page_tokens = paging.table_RP.device, caches[0].shape[1]
     longest = max(spans[r] for r in group)

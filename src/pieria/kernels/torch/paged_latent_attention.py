@@ -1,7 +1,7 @@
-"""Attention over latents in pages: single tokens of many requests share one call, padded to the
-longest; a chunk goes the reference's way, which is a few large matrix products already.
+"""Attention over latents in pages: single tokens of many requests share one call.
 
-Letters as in `ops.paged_latent_attention`; B requests in a call.
+They are padded to the longest. A chunk goes the reference's way, which is a few large matrix
+products already. Letters as in `ops.paged_latent_attention`; B requests in a call.
 """
 
 from itertools import accumulate

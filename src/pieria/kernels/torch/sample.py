@@ -1,5 +1,4 @@
-"""Drawing without sorting the vocabulary: the few likeliest tokens nearly always hold all that is
-allowed.
+"""Drawing without sorting the vocabulary: the few likeliest tokens nearly always suffice.
 
 Letters as in `ops.sample`; S of its rows.
 """
