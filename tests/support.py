@@ -8,6 +8,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from pieria.models import gguf_tensors
+from pieria.models.pre_tokenizers import PRE_TOKENIZERS
+
 FAMILY = r"tests/models/test_families.py::test_logits_are_those_of_transformers\[{}[ \]]"
 OWN = r"tests/models/test_{}.py::test_logits_are_those"
 TOKENS = r"tests/engine/test_family_tokens.py::test_tokens_are_those_of_the_naive_loop\[.*{}[-\]]"
@@ -92,10 +95,26 @@ TABLES = (
         ("dequantized exactly as the gguf package does",),
         {
             name: (rf"tests/models/test_gguf_tensors.py::test_any_bytes\[{name}\]",)
-            for name in (
-                "Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K",
-                "IQ4_NL", "IQ4_XS", "MXFP4",
-            )
+            for name in gguf_tensors.DECODERS
+        },
+    ),
+    Table(
+        "Tokenizers and chat templates",
+        ("as who made them does it",),
+        {
+            "tokenizer.json: byte-level BPE, SentencePiece, WordPiece": (
+                r"tests/models/test_tokenizer.py::",
+            ),
+            "tokenizer.model: SentencePiece BPE and unigram": (
+                r"tests/models/test_sentencepiece_file.py::test_as_the_library",
+            ),
+            f"GGUF gpt2, gemma4: BPE cut in {len(PRE_TOKENIZERS)} ways": (
+                r"tests/models/test_pre_tokenizers.py::test_(as_llama_cpp_cuts|no_name_is_left_out)",
+            ),
+            "GGUF llama: BPE by scores": (r"tests/models/test_vocabularies.py::test_scored_bpe",),
+            "GGUF t5: unigram": (r"tests/models/test_vocabularies.py::test_unigram",),
+            "GGUF bert: WordPiece": (r"tests/models/test_gguf_vocabulary.py::test_word_pieces",),
+            "Chat templates, as transformers": (r"tests/models/test_chat_template.py::",),
         },
     ),
 )  # fmt: skip

@@ -21,7 +21,7 @@ WANTED = ("vendor/llama.cpp/models/", "vendor/llama.cpp/src/llama-vocab.cpp")
 
 
 def published() -> Path:
-    """The folder vendor/llama.cpp, fetched if it is not there yet: 77 MB, of which 85 MB are kept."""
+    """The folder vendor/llama.cpp, fetched if it is not there yet: 77 MB, of which 75 are kept."""
     cache = default_cache() / "test-files"
     folder = cache / ARCHIVE.removesuffix(".tar.gz")
     cache.mkdir(parents=True, exist_ok=True)

@@ -36,7 +36,7 @@ def own_keys(keys: Keys, rope_scaling: dict[str, Any] | None) -> dict[str, Any]:
 
 
 def _experts(keys: Keys) -> dict[str, Any]:
-    gating = keys.values.get("expert_gating_func", 1)
+    gating = keys.integer("expert_gating_func", 1)
     if gating not in SCORES:
         raise ValueError(f"{keys.source}: expert_gating_func={gating!r}; there are: 1, 2")
     third = SCORES[gating] == "sigmoid"

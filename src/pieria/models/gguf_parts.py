@@ -32,7 +32,7 @@ def read_gguf_parts(path: Path) -> GgufFile:
         return given
     if count != len(paths):
         raise ValueError(
-            f"{path}: one of {count!r} parts, whose names must end in -00001-of-0000N.gguf and so on"
+            f"{path}: one of {count!r} parts, whose names must end in -00001-of-0000N.gguf etc."
         )
     tensors: dict[str, StoredTensor] = {}
     parts = []

@@ -22,7 +22,6 @@ from pieria.models.json_file import read_bounded
 from pieria.models.sentencepiece_file import read_sentencepiece
 from pieria.models.vocabularies import MARK, guarded
 
-
 MAX_SIZE = 1 << 22
 """One more than the largest id; the largest vocabularies have some 300 thousand."""
 
