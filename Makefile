@@ -9,7 +9,7 @@ BIN := .venv/bin
 OLDEST := .venv-oldest/bin
 CPP = $(shell git ls-files '*.cpp' '*.cc' '*.h' '*.hpp' '*.cu' '*.mu' '*.muh')
 
-.PHONY: serve chat support test test-files test-oldest fuzz lint bench clean
+.PHONY: serve chat support test test-slow test-files test-oldest fuzz lint bench clean
 
 serve: .venv/serve.stamp
 	$(BIN)/pieria pull $(MODEL)
@@ -30,7 +30,7 @@ test-slow: .venv/dev.stamp
 test-files: .venv/dev.stamp
 	$(BIN)/python -m pytest -m files $(ARGS)
 
-# Damaged files, until one is found that fails: make fuzz ARGS="gguf -max_total_time=60".
+# Damaged files of each format, a minute each; of one: make fuzz ARGS="gguf -max_total_time=600".
 fuzz: .venv/fuzz.stamp
 	$(BIN)/python -m tests.models.fuzz_files $(ARGS)
 

@@ -9,6 +9,7 @@ goes into the tests of the file at fault.
 
 import json
 import struct
+import subprocess
 import sys
 import tempfile
 from array import array
@@ -159,6 +160,12 @@ TARGETS: Mapping[str, tuple[Callable[[bytes, Path], None], Callable[[], Iterator
 
 
 def main() -> None:
+    """Of the format named first, else a minute of each."""
+    if len(sys.argv) == 1:
+        for name in TARGETS:
+            again = [sys.executable, "-m", "tests.models.fuzz_files", name, "-max_total_time=60"]
+            subprocess.run(again, check=True)
+        return
     name, *options = sys.argv[1:]
     target, seeds = TARGETS[name]
     torch.set_num_threads(1)

@@ -138,6 +138,15 @@ def test_bytes_stand_for_what_has_no_token() -> None:
     assert no_bytes.encode("aéé", False) == [3, 4, 0]
 
 
+def test_a_bytes_name_in_text_is_not_the_byte() -> None:
+    """Although there are tokens that could be merged to it."""
+    parts = [*"<0xA>", "<0", "<0x", "<0x0", "<0x0A"]
+    scores = array("f", [*SCORES, *[-1.0] * len(parts)])
+    tokenizer = of("llama", [*PIECES, *parts], TYPES + "1" * len(parts), scores=scores)
+    last = len(PIECES) + len(parts) - 1
+    assert tokenizer.encode("<0x0A>", False) == [MARK, last, len(PIECES) + parts.index(">")]
+
+
 def test_phi3_takes_the_spaces_behind_its_tokens() -> None:
     changes = {"model": "llama", "tokens": PIECES, "scores": SCORES, "bos_token_id": None}
     keys = gguf_keys(None, **changes, eos_token_id=None, token_type=array("i", map(int, TYPES)))

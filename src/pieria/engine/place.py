@@ -35,7 +35,6 @@ def place(settings: dict[str, Any], mesh: Mesh) -> Prepared:
     scheduler = msgspec.convert(settings["scheduler"], SchedulerConfig)
     device = devices.find(config.device)
     ops.use(*device.backends)
-    threads = use_threads(config.threads, mesh.size)
     checkpoint = open_checkpoint(Path(config.model))
     dtype = resolve.dtype(config.dtype, stored_dtype(checkpoint), device.spec.native_dtypes)
     model = build(checkpoint, mesh, getattr(torch, dtype.value))
@@ -63,7 +62,10 @@ def place(settings: dict[str, Any], mesh: Mesh) -> Prepared:
         free_source=free.source,
     )
     sizes = _agree(sizes, mesh, device)
+    # Loading works on blocks so small that a second thread costs more than it gives.
+    cpu.use_threads(1)
     load_weights(checkpoint, model, device.torch_device)
+    threads = use_threads(config.threads, mesh.size)
     caches = allocate(arranged, stage, sizes.pages, sizes.states, config.block_size, device)
     tables = arranged.tables
     return Prepared(

@@ -128,6 +128,7 @@ def scored_bpe(
 
     The library merges by rank, and a token has a rank for each of its pairs. Where scores are equal
     the pair with the longer left part comes first, so that runs grow from the left as they should.
+    Other tokens that are worth the same, which no training makes, may be merged in another order.
     """
     _check(scores)
     usable = {
@@ -189,7 +190,7 @@ def _pairs(vocabulary: Vocabulary, merges: Sequence[str]) -> list[tuple[str, str
     known = set(vocabulary.tokens)
     pairs = []
     for merge in merges:
-        left, space, right = merge.partition(" ")
+        left, _, right = merge.partition(" ")
         if left not in known or right not in known or left + right not in known:
             raise ValueError(f"the merge {merge!r} is not of two tokens that make a third")
         pairs.append((left, right))
