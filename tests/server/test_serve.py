@@ -204,7 +204,8 @@ def raw(live: LiveServer, data: bytes) -> bytes:
         contextlib.suppress(ConnectionError),
     ):
         connection.sendall(data)
-        connection.shutdown(socket.SHUT_WR)
+        with contextlib.suppress(OSError):  # it may be gone already
+            connection.shutdown(socket.SHUT_WR)
         while piece := connection.recv(65536):
             answer += piece
     return answer
