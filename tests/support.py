@@ -78,7 +78,7 @@ TABLES = (
         ("TP=2", "EP=2", "TP=2 x EP=2", "PP=2"),
         {
             family: tuple(
-                LAYOUT.format(layout, family) if experts or "EP" not in layout else ""
+                LAYOUT.format(family, layout) if experts or "EP" not in layout else ""
                 for layout in ("TP=2", "EP=2", "TP=2 x EP=2", "PP=2")
             )
             for family, experts in (
