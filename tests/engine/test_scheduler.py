@@ -811,6 +811,7 @@ class Live:
     add: Add
     expected: Story
     history: History
+    arrival: int
     told: Story = field(default_factory=Story)
     computed: int | None = None
     first_start: int = 0
@@ -900,7 +901,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         self.past: list[str] = []
         self.owners: dict[tuple[str, int], Key] = {}
         self.preemptions = 0
-        self.count = 0
+        self.count = self.arrivals = 0
         self.ready = True
 
     @rule(
@@ -958,7 +959,8 @@ class SchedulerMachine(RuleBasedStateMachine):
             expected = alone(add, STOP_IDS, self.windows, stateful)
             history = History(self.windows, stateful)
             history.read([*prompt, *expected.tokens])
-            self.live[id] = Live(add, expected, history)
+            self.live[id] = Live(add, expected, history, self.arrivals)
+            self.arrivals += 1
             if fails:
                 self.failing[id] = "not a number"
             leader = leader or id
@@ -1034,7 +1036,8 @@ class SchedulerMachine(RuleBasedStateMachine):
                 assert chunk.start == 0
             leader = self.live.get(live.add.leader or "nobody")
             waits = self.cache.enabled and not live.expected.prompt_logprobs
-            if waits and leader is not None and leader.add.tokens == live.add.tokens:
+            # Another may have come later under its leader's id.
+            if waits and leader is not None and leader.arrival < live.arrival:
                 assert leader.told.tokens, "its leader's prompt is not computed yet"
         else:
             assert chunk.start == live.computed
