@@ -7,7 +7,7 @@ Knows the op contract. Knows no op and no backend; test_harness.py shows that ea
 import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import sqrt
 from typing import Any
 
@@ -37,7 +37,7 @@ class Subject:
         return f"{self.op.name}-{self.impl.backend}-{self.device}"
 
     def supports(self, case: Case) -> bool:
-        case = moved(case, self.device)
+        case = packed(self, moved(case, self.device))
         return self.impl.supports(*case.arguments, **case.keywords)
 
 
@@ -85,6 +85,18 @@ def moved(case: Case, target: str | torch.dtype) -> Case:
 def copied(case: Case, function: Callable[[Tensor], Tensor] = torch.clone) -> Case:
     arguments, keywords = map_tensors(function, (case.arguments, case.keywords))
     return Case(case.name, arguments, keywords, case.reduction, case.bench)
+
+
+def packed(subject: Subject, case: Case) -> Case:
+    """The case with its weights as the implementation takes them."""
+    pack = subject.impl.pack
+    if pack is None:
+        return case
+    signature = inspect.signature(subject.op.reference)
+    bound = signature.bind(*case.arguments, **case.keywords)
+    for name in subject.op.weights:
+        bound.arguments[name] = map_tensors(lambda x: pack(x) or x, bound.arguments[name])
+    return replace(case, arguments=bound.args, keywords=bound.kwargs)
 
 
 def named(op: Op[..., Any], case: Case) -> dict[str, Any]:
@@ -195,8 +207,9 @@ def check_forward(subject: Subject, case: Case) -> None:
     guards = Guards()
     before = moved(case, subject.device)
     given = copied(before, guards.guarded)
+    called = packed(subject, given)
     with torch.no_grad(), guards:
-        out = subject.impl.function(*given.arguments, **given.keywords)
+        out = subject.impl.function(*called.arguments, **called.keywords)
     guards.check()
     wanted = copied(moved(case, torch.float64))
     with torch.no_grad():
@@ -250,11 +263,11 @@ def recorded(op: Op[..., Any], function: Callable[..., Any], case: Case) -> Pass
     """Run it with a gradient wanted for every floating point argument that can have one."""
     fresh = copied(case)
     leaves = {
-        name: value.requires_grad_()
+        f"{name}[{i}]" if isinstance(value, tuple) else name: x.requires_grad_()
         for name, value in named(op, fresh).items()
-        if isinstance(value, Tensor)
-        and value.is_floating_point()
-        and name not in (*op.constants, *op.writes)
+        if isinstance(value, Tensor | tuple) and name not in (*op.constants, *op.writes)
+        for i, x in enumerate(tensors(value))
+        if x.is_floating_point()
     }
     kept: list[Tensor] = []
     with saved_tensors_hooks(lambda x: kept.append(x) or x, lambda x: x):  # type: ignore[func-returns-value]
@@ -277,12 +290,13 @@ def check_gradient(subject: Subject, case: Case) -> None:
 
     Where terms cancel in one argument's gradient, the errors are of the size of the others'.
     """
+    given = recorded(subject.op, subject.op.reference, case).leaves
     got = gradients(subject.op, subject.impl.function, moved(case, subject.device))
     want = gradients(subject.op, subject.op.reference, moved(case, torch.float64))
     size = typical(list(want.values()))
     coarsest = max((x.dtype for x in got.values()), key=lambda dtype: torch.finfo(dtype).eps)
     for name, expected in want.items():
-        assert got[name].dtype == getattr(named(subject.op, case)[name], "dtype", None)
+        assert got[name].dtype == given[name].dtype
         terms = max(case.reduction, *case.arguments[0].shape)
         assert_close(f"gradient of {name}", got[name], expected, terms, size, coarsest)
 
@@ -292,9 +306,11 @@ def check_gradient_formula(op: Op[..., Any], case: Case) -> None:
     made = recorded(op, op.reference, moved(case, torch.float64))
 
     def function(*values: Tensor) -> Any:
-        arguments = named(op, made.case) | dict(zip(made.leaves, values, strict=True))
-        bound = inspect.signature(op.reference).bind(**arguments)
-        return op.reference(*bound.args, **bound.kwargs)
+        by_leaf = {id(x): v for x, v in zip(made.leaves.values(), values, strict=True)}
+        arguments, keywords = map_tensors(
+            lambda x: by_leaf.get(id(x), x), (made.case.arguments, made.case.keywords)
+        )
+        return op.reference(*arguments, **keywords)
 
     assert torch.autograd.gradcheck(function, tuple(made.leaves.values()))
 
@@ -351,7 +367,7 @@ def check_rows(subject: Subject, case: Case, exact: bool) -> None:
     close.
     """
     op = subject.op
-    case = moved(case, subject.device)
+    case = packed(subject, moved(case, subject.device))
     with torch.no_grad():
         fresh = copied(case)
         whole = tensors(subject.impl.function(*fresh.arguments, **fresh.keywords))

@@ -1,5 +1,6 @@
 """What is computed: every op, and what is needed to call, trace and extend them."""
 
+from pieria.ops.add_rms_norm import add_rms_norm
 from pieria.ops.attention import attention
 from pieria.ops.causal_conv import causal_conv
 from pieria.ops.collectives import all_gather, all_reduce
@@ -7,6 +8,7 @@ from pieria.ops.cross_entropy import cross_entropy
 from pieria.ops.embedding import embedding
 from pieria.ops.experts import experts
 from pieria.ops.gated_delta import gated_delta
+from pieria.ops.gated_linear import Activation, gated_linear
 from pieria.ops.geglu import geglu
 from pieria.ops.gelu import gelu
 from pieria.ops.head_linear import head_linear
@@ -15,6 +17,7 @@ from pieria.ops.latent_attention import latent_attention
 from pieria.ops.latent_write import latent_write
 from pieria.ops.layer_norm import layer_norm
 from pieria.ops.linear import linear
+from pieria.ops.linears import linears
 from pieria.ops.op import (
     REFERENCE,
     REGISTRY,
@@ -45,10 +48,12 @@ from pieria.ops.sample import Draws, key, sample
 from pieria.ops.slots import Slots
 from pieria.ops.swiglu import swiglu
 from pieria.ops.token_logprobs import token_logprobs
+from pieria.ops.weight import Weight, dense
 
 __all__ = [
     "REFERENCE",
     "REGISTRY",
+    "Activation",
     "Backward",
     "Call",
     "Case",
@@ -59,6 +64,8 @@ __all__ = [
     "Op",
     "Paging",
     "Slots",
+    "Weight",
+    "add_rms_norm",
     "all_gather",
     "all_reduce",
     "attention",
@@ -66,9 +73,11 @@ __all__ = [
     "causal_conv",
     "broadcast",
     "cross_entropy",
+    "dense",
     "embedding",
     "experts",
     "gated_delta",
+    "gated_linear",
     "geglu",
     "gelu",
     "head_linear",
@@ -78,6 +87,7 @@ __all__ = [
     "latent_write",
     "layer_norm",
     "linear",
+    "linears",
     "load",
     "map_tensors",
     "nbytes",

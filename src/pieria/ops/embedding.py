@@ -6,31 +6,37 @@ T tokens, V rows held here, D features.
 from collections.abc import Iterator
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from pieria.ops.op import Backward, Case, Cost, Inputs, nbytes, op
+from pieria.ops.weight import Weight, dense
 
 
 @op
-def embedding(tokens_T: Tensor, weight_VD: Tensor, first: int = 0) -> Tensor:
+def embedding(tokens_T: Tensor, weight_VD: Tensor | Weight, first: int = 0) -> Tensor:
     """x_TD = weight_VD[tokens_T - first]; zero where the token is outside of [first, first + V).
 
     So a sum over the ranks of a vocabulary cut embeds by the whole table. tokens_T: int64.
     """
     row_T = tokens_T - first
     outside_T = (row_T < 0) | (row_T >= weight_VD.shape[0])
-    x_TD = F.embedding(row_T.masked_fill(outside_T, 0), weight_VD)
+    x_TD = F.embedding(row_T.masked_fill(outside_T, 0), dense(weight_VD))
     return x_TD.masked_fill_(outside_T.unsqueeze(-1), 0)
 
 
+embedding.weights = ("weight_VD",)
+
+
 @embedding.shapes
-def _(tokens_T: Tensor, weight_VD: Tensor, first: int = 0) -> Tensor:
-    return weight_VD.new_empty(*tokens_T.shape, weight_VD.shape[1])
+def _(tokens_T: Tensor, weight_VD: Tensor | Weight, first: int = 0) -> Tensor:
+    shape = *tokens_T.shape, weight_VD.shape[1]
+    return torch.empty(shape, dtype=weight_VD.dtype, device=tokens_T.device)
 
 
 @embedding.cost
-def _(out: Tensor, tokens_T: Tensor, weight_VD: Tensor, first: int = 0) -> Cost:
+def _(out: Tensor, tokens_T: Tensor, weight_VD: Tensor | Weight, first: int = 0) -> Cost:
     return Cost(bytes=nbytes(tokens_T) + 2 * nbytes(out))
 
 

@@ -10,21 +10,25 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pieria.ops.op import Backward, Case, Cost, Inputs, nbytes, op
+from pieria.ops.weight import Weight, dense
 
 
 @op
-def linear(x: Tensor, weight_OI: Tensor, bias_O: Tensor | None = None) -> Tensor:
+def linear(x: Tensor, weight_OI: Tensor | Weight, bias_O: Tensor | None = None) -> Tensor:
     """y_..O = sum_I x_..I * weight_OI + bias_O, summed in float32 or wider. One dtype for all."""
-    return F.linear(x, weight_OI, bias_O)
+    return F.linear(x, dense(weight_OI), bias_O)
+
+
+linear.weights = ("weight_OI",)
 
 
 @linear.shapes
-def _(x: Tensor, weight_OI: Tensor, bias_O: Tensor | None = None) -> Tensor:
+def _(x: Tensor, weight_OI: Tensor | Weight, bias_O: Tensor | None = None) -> Tensor:
     return x.new_empty(*x.shape[:-1], weight_OI.shape[0])
 
 
 @linear.cost
-def _(out: Tensor, x: Tensor, weight_OI: Tensor, bias_O: Tensor | None = None) -> Cost:
+def _(out: Tensor, x: Tensor, weight_OI: Tensor | Weight, bias_O: Tensor | None = None) -> Cost:
     return Cost(flops=2 * out.numel() * x.shape[-1], bytes=nbytes(x, weight_OI, bias_O, out))
 
 

@@ -27,6 +27,8 @@ from typing import Any, Generic, ParamSpec, TypeVar
 import torch
 from torch import Tensor
 
+from pieria.ops.weight import Weight
+
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -73,6 +75,7 @@ class Impl:
     differentiable: whether autograd runs through it; if not, calls that need a gradient pass it by.
     batch_invariant: a row's bits do not depend on which other rows are in the call (checked by the
     harness).
+    pack: makes of a weight what the function takes in its place; None where it cannot.
     """
 
     backend: str
@@ -80,6 +83,7 @@ class Impl:
     supports: Callable[..., bool]
     differentiable: bool
     batch_invariant: bool
+    pack: Callable[[Tensor], Weight | None] | None = None
 
 
 @dataclass(frozen=True)
@@ -121,6 +125,7 @@ class Op(Generic[P, R]):
 
     writes: names of the arguments that a call changes in place; every other one is left as it was.
     constants: names of floating point arguments that no gradient flows to.
+    weights: names of the arguments that may be a `Weight`, or several, instead of a tensor.
     """
 
     def __init__(self, reference: Callable[P, R]) -> None:
@@ -128,6 +133,7 @@ class Op(Generic[P, R]):
         self.reference = reference
         self.writes: tuple[str, ...] = ()
         self.constants: tuple[str, ...] = ()
+        self.weights: tuple[str, ...] = ()
         self.implementations: dict[str, list[Impl]] = {}
         self._shapes: Callable[..., R] | None = None
         self._cost: Callable[..., Cost] | None = None
@@ -200,16 +206,26 @@ class Op(Generic[P, R]):
         supports: Callable[..., bool] = lambda *a, **k: True,
         differentiable: bool = False,
         batch_invariant: bool = False,
+        pack: Callable[[Tensor], Weight | None] | None = None,
     ) -> Callable[[Callable[..., R]], Callable[..., R]]:
         """Register a faster way, of the backend whose folder `kernels/<backend>/` it is in."""
 
         def register(function: Callable[..., R]) -> Callable[..., R]:
             backend = function.__module__.split(".")[-2]
-            impl = Impl(backend, function, supports, differentiable, batch_invariant)
+            impl = Impl(backend, function, supports, differentiable, batch_invariant, pack)
             self.implementations.setdefault(backend, []).append(impl)
             return function
 
         return register
+
+    def pack(self, weight: Tensor) -> Tensor | Weight:
+        """The weight as the fastest active implementation wants it; no gradient flows to that."""
+        for backend in _active.get(weight.device.type, ()):
+            for impl in self.implementations.get(backend, ()):
+                packed = impl.pack(weight) if impl.pack else None
+                if packed is not None:
+                    return packed
+        return weight
 
     @property
     def differentiable(self) -> bool:
@@ -325,9 +341,13 @@ def trace() -> Iterator[list[Call]]:
         _calls.reset(token)
 
 
-def nbytes(*tensors: Tensor | None) -> int:
+def nbytes(*tensors: Tensor | Weight | None) -> int:
     """Total size in bytes, views counted as if dense."""
-    return sum(t.numel() * t.element_size() for t in tensors if t is not None)
+    return sum(
+        t.nbytes if isinstance(t, Weight) else t.numel() * t.element_size()
+        for t in tensors
+        if t is not None
+    )
 
 
 def widen(x: Tensor) -> Tensor:

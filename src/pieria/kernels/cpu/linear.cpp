@@ -1,0 +1,198 @@
+// y = x W^T + b for several W that share x, and activation(x G^T) * (x U^T).
+//
+// x is packed once a call; each task takes one panel of a weight through one block of rows.
+#include "activation.h"
+#include "args.h"
+#include "panels.h"
+#include "pool.h"
+
+namespace pieria {
+namespace {
+
+struct Matrix {
+    const void* panels;
+    const void* bias;  // null: none
+    void* out;
+    int64_t out_stride;
+    int64_t outputs;
+};
+
+struct Linear {
+    int64_t dtype;
+    const void* x;
+    int64_t stride, rows, inputs;
+    int64_t count;
+    Matrix matrices[];
+};
+
+struct Gated {
+    int64_t dtype;
+    const void* x;
+    int64_t stride, rows, inputs;
+    int64_t activation;
+    Matrix gate, up;  // what comes out is where `gate` says
+};
+
+struct PackWeight {
+    int64_t dtype;
+    const void* weight;
+    int64_t stride, outputs, inputs;
+    void* panels;
+};
+
+enum Purpose { ROWS };
+
+template <class T>
+const typename Mode<T>::A* packed(const T* x, int64_t stride, int64_t inputs,
+                                  const Division& division) {
+    const int64_t steps = steps_of<Mode<T>>(inputs);
+    auto* out = scratch<typename Mode<T>::A>(ROWS, division.rows * steps);
+    parallel(division.blocks * division.tiles, [&](int64_t i) {
+        const int64_t block = i / division.tiles, tile = i % division.tiles;
+        const int64_t first = division.first(block, tile);
+        pack_rows(x + first * stride, stride, division.first(block, tile + 1) - first, inputs,
+                  out + first * steps);
+    });
+    return out;
+}
+
+// One tile of x times one panel. With `next`, every step also fetches LINES lines from there on.
+template <class T, int R>
+inline void product(int64_t steps, const typename Mode<T>::A* a, const typename Mode<T>::B* panel,
+                    f32 (&c)[R][PANEL_VECTORS], const char* next) {
+    using M = Mode<T>;
+    constexpr int LINES = PANEL * sizeof(typename M::B) / 64;
+    std::memset(&c, 0, sizeof c);
+    if (next)
+        multiply<M, R, PANEL_VECTORS, LINES>(steps, a, R, panel, PANEL, c, next);
+    else
+        multiply<M, R, PANEL_VECTORS>(steps, a, R, panel, PANEL, c);
+}
+
+template <class T, int R>
+inline void add_bias(const void* bias, int64_t column, int64_t columns,
+                     f32 (&c)[R][PANEL_VECTORS]) {
+    if (!bias) return;
+    for (int v = 0; v < PANEL_VECTORS; ++v) {
+        const int64_t left = columns - v * LANES;
+        if (left <= 0) return;
+        const T* from = static_cast<const T*>(bias) + column + v * LANES;
+        const f32 b = left >= LANES ? load(from) : load(from, left);
+        for (int r = 0; r < R; ++r) c[r][v] += b;
+    }
+}
+
+template <class T, int R>
+inline void write(T* out, int64_t stride, int64_t columns, const f32 (&c)[R][PANEL_VECTORS]) {
+    for (int r = 0; r < R; ++r)
+        for (int v = 0; v < PANEL_VECTORS; ++v) {
+            const int64_t left = columns - v * LANES;
+            if (left >= LANES)
+                store(out + r * stride + v * LANES, c[r][v]);
+            else if (left > 0)
+                store(out + r * stride + v * LANES, c[r][v], left);
+        }
+}
+
+// Whether the next panel is worth fetching while this one is in use. With few rows memory is busy
+// anyway, and with many a panel's own time is short beside theirs.
+inline bool fetches_ahead(int64_t rows) { return rows >= 8 && rows <= 128; }
+
+template <class T>
+void linear_of(const Linear& a) {
+    using M = Mode<T>;
+    const Division division(a.rows);
+    const int64_t steps = steps_of<M>(a.inputs), size = panel_size<M>(a.inputs);
+    const auto* rows = packed(static_cast<const T*>(a.x), a.stride, a.inputs, division);
+    int64_t total = 0;
+    for (int64_t m = 0; m < a.count; ++m) total += panels_of(a.matrices[m].outputs);
+    const bool ahead = fetches_ahead(a.rows);
+    parallel(division.blocks * total, [&](int64_t i) {
+        const int64_t block = i / total;
+        int64_t panel = i % total;
+        const Matrix* matrix = a.matrices;
+        for (; panel >= panels_of(matrix->outputs); ++matrix) panel -= panels_of(matrix->outputs);
+        const int64_t column = panel * PANEL;
+        const int64_t columns = std::min<int64_t>(PANEL, matrix->outputs - column);
+        const auto* weights = static_cast<const typename M::B*>(matrix->panels) + panel * size;
+        for (int64_t tile = 0; tile < division.tiles; ++tile) {
+            const int64_t first = division.first(block, tile);
+            const char* next =
+                ahead && tile == 0 ? reinterpret_cast<const char*>(weights + size) : nullptr;
+            with_rows(division.first(block, tile + 1) - first, [&]<int R>() {
+                f32 c[R][PANEL_VECTORS];
+                product<T, R>(steps, rows + first * steps, weights, c, next);
+                add_bias<T, R>(matrix->bias, column, columns, c);
+                write<T, R>(static_cast<T*>(matrix->out) + first * matrix->out_stride + column,
+                            matrix->out_stride, columns, c);
+            });
+        }
+    });
+}
+
+template <class T>
+void gated_of(const Gated& a) {
+    using M = Mode<T>;
+    const Division division(a.rows);
+    const int64_t steps = steps_of<M>(a.inputs), size = panel_size<M>(a.inputs);
+    const auto* rows = packed(static_cast<const T*>(a.x), a.stride, a.inputs, division);
+    const int64_t total = panels_of(a.gate.outputs);
+    const bool ahead = fetches_ahead(a.rows);
+    parallel(division.blocks * total, [&](int64_t i) {
+        const int64_t block = i / total, panel = i % total, column = panel * PANEL;
+        const int64_t columns = std::min<int64_t>(PANEL, a.gate.outputs - column);
+        const auto* gates = static_cast<const typename M::B*>(a.gate.panels) + panel * size;
+        const auto* ups = static_cast<const typename M::B*>(a.up.panels) + panel * size;
+        for (int64_t tile = 0; tile < division.tiles; ++tile) {
+            const int64_t first = division.first(block, tile);
+            const bool fetch = ahead && tile == 0;
+            with_rows(division.first(block, tile + 1) - first, [&]<int R>() {
+                f32 gate[R][PANEL_VECTORS], up[R][PANEL_VECTORS];
+                product<T, R>(steps, rows + first * steps, gates, gate,
+                              fetch ? reinterpret_cast<const char*>(gates + size) : nullptr);
+                add_bias<T, R>(a.gate.bias, column, columns, gate);
+                product<T, R>(steps, rows + first * steps, ups, up,
+                              fetch ? reinterpret_cast<const char*>(ups + size) : nullptr);
+                add_bias<T, R>(a.up.bias, column, columns, up);
+                for (int r = 0; r < R; ++r)
+                    for (int v = 0; v < PANEL_VECTORS; ++v)
+                        up[r][v] *= activate(a.activation, gate[r][v]);
+                write<T, R>(static_cast<T*>(a.gate.out) + first * a.gate.out_stride + column,
+                            a.gate.out_stride, columns, up);
+            });
+        }
+    });
+}
+
+template <class T>
+void pack_of(const PackWeight& a) {
+    using M = Mode<T>;
+    const int64_t size = panel_size<M>(a.inputs);
+    parallel(panels_of(a.outputs), [&](int64_t panel) {
+        auto* out = static_cast<typename M::B*>(a.panels) + panel * size;
+        std::memset(out, 0, static_cast<size_t>(size) * sizeof *out);
+        const int64_t columns = std::min<int64_t>(PANEL, a.outputs - panel * PANEL);
+        for (int64_t c = 0; c < columns; ++c) {
+            const T* row = static_cast<const T*>(a.weight) + (panel * PANEL + c) * a.stride;
+            for (int64_t k = 0; k < a.inputs; ++k)
+                std::memcpy(reinterpret_cast<T*>(out + k / M::DEPTH * PANEL + c) + k % M::DEPTH,
+                            row + k, sizeof(T));
+        }
+    });
+}
+
+}  // namespace
+
+PIERIA_KERNEL(linear, Linear) {
+    with_type(a.dtype, [&]<class T>(T) { linear_of<T>(a); });
+}
+
+PIERIA_KERNEL(gated_linear, Gated) {
+    with_type(a.dtype, [&]<class T>(T) { gated_of<T>(a); });
+}
+
+PIERIA_KERNEL(pack_weight, PackWeight) {
+    with_type(a.dtype, [&]<class T>(T) { pack_of<T>(a); });
+}
+
+}  // namespace pieria
