@@ -7,6 +7,7 @@ ARGS ?=
 
 BIN := .venv/bin
 OLDEST := .venv-oldest/bin
+KERNELS := $(wildcard src/pieria/kernels/cpu/*.cpp src/pieria/kernels/cpu/*.h)
 CPP = $(shell git ls-files '*.cpp' '*.cc' '*.h' '*.hpp' '*.cu' '*.mu' '*.muh')
 
 .PHONY: serve chat support test test-slow test-files test-oldest fuzz lint bench clean
@@ -52,14 +53,14 @@ bench: .venv/bench.stamp
 	$(BIN)/pieria bench ops $(ARGS)
 
 clean:
-	rm -rf .venv .venv-oldest build dist src/*.egg-info .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv .venv-oldest build dist src/*.egg-info src/pieria/kernels/cpu/lib .mypy_cache .pytest_cache .ruff_cache
 
 # A stamp is as old as what it says is installed, so that only a change to these files installs again.
-.venv/%.stamp: pyproject.toml constraints/cpu.txt | $(BIN)/python
+.venv/%.stamp: pyproject.toml setup.py constraints/cpu.txt $(KERNELS) | $(BIN)/python
 	$(BIN)/python -m pip install --disable-pip-version-check -c constraints/cpu.txt -e ".[$*]"
 	touch $@
 
-.venv-oldest/test.stamp: pyproject.toml constraints/cpu.txt | $(OLDEST)/python
+.venv-oldest/test.stamp: pyproject.toml setup.py constraints/cpu.txt $(KERNELS) | $(OLDEST)/python
 	sed 's/^torch==.*/torch==2.7.0/' constraints/cpu.txt > .venv-oldest/constraints.txt
 	$(OLDEST)/python -m pip install --disable-pip-version-check -c .venv-oldest/constraints.txt -e ".[test]"
 	touch $@

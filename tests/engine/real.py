@@ -6,6 +6,8 @@ from typing import Any
 
 import torch
 
+from pieria import ops
+from pieria.engine.capture import Captured
 from pieria.engine.device_runner import DeviceRunner
 from pieria.engine.engine import Engine
 from pieria.engine.layout import layout
@@ -75,9 +77,15 @@ def tiny_model(mesh: Mesh | None = None, **config: Any) -> Decoder:
 
 
 def engine(
-    model: Decoder, *, pages: int = 256, page_tokens: int = 4, states: int = 24, **options: Any
+    model: Decoder,
+    *,
+    pages: int = 256,
+    page_tokens: int = 4,
+    states: int = 24,
+    records: bool = False,
+    **options: Any,
 ) -> Engine:
-    """An engine whose step checks all that `Scheduler.check` knows."""
+    """An engine whose step checks all that `Scheduler.check` knows. records: steps are captured."""
     config = SchedulerConfig(**{"max_num_seqs": 16, "max_num_batched_tokens": 64, **options})
     arranged = layout(model.cache_specs())
     pages *= len(arranged.windows)
@@ -87,7 +95,19 @@ def engine(
     caches = allocate(
         arranged, range(len(arranged.specs)), pages, states, page_tokens, devices.find("cpu")
     )
-    runner = DeviceRunner(model, caches, arranged.tables, page_tokens, "cpu")
+    captured = None
+    if records:
+        captured = Captured(
+            model,
+            caches,
+            arranged.tables,
+            page_tokens,
+            -(-model.config.context // page_tokens),
+            config.max_num_seqs,
+            ops.service("cpu", "record"),
+            ops.service("cpu", "Arena")(),
+        )
+    runner = DeviceRunner(model, caches, arranged.tables, page_tokens, "cpu", captured)
     return Engine(scheduler, runner)
 
 

@@ -18,7 +18,7 @@ class Steady:
 
     def __init__(self, step: float) -> None:
         self.step = step
-        self.looks = 0
+        self.looks = 0.0
 
     def now(self) -> float:
         self.looks += 1
@@ -37,8 +37,8 @@ CPU = devices.find("cpu")
 @pytest.mark.parametrize(
     ("cache", "free", "size"),
     [
-        (0, 2**40, 256 * MIB),
-        (64 * MIB, 2**40, 256 * MIB),
+        (0, 2**40, 512 * MIB),
+        (128 * MIB, 2**40, 512 * MIB),
         (260 * MIB, 2**40, 1040 * MIB),
         (260 * MIB, 400 * MIB, 100 * MIB),
     ],
@@ -55,13 +55,29 @@ def test_rates_are_work_over_time(monkeypatch: pytest.MonkeyPatch) -> None:
     found = measure.measure(CPU, Steady(step))
     assert found.bandwidth is not None
     assert found.bandwidth.value == pytest.approx(16 * MIB / step)
-    assert found.bandwidth.source == "measured here, reading 16 MiB"
+    assert found.bandwidth.source.startswith("measured here, reading 16 MiB by a product with")
     assert set(found.flops) == set(measure.DTYPES)
     for peak in found.flops.values():
         assert peak.value == pytest.approx(2 * 64**3 / step)
         assert peak.source == "measured here, 64 x 64 matrices"
     assert found.flops["int8"].unit == "OP/s"
     assert replace(found, bandwidth=None, flops={}) == CPU.spec
+
+
+def test_memory_is_read_by_what_is_given_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(measure, "free_memory", lambda device: Quantity(64 * MIB, "B", "a test"))
+    monkeypatch.setattr(measure, "PEAK_SIZES", (16,))
+    clock = Steady(1.0)
+    arrays: dict[int, set[int]] = {}
+
+    def read(array: Tensor, streams: int) -> None:
+        assert array.nbytes == 16 * MIB and bool((array == 1).all())
+        arrays.setdefault(streams, set()).add(array.data_ptr())
+        clock.looks -= 0.5 if streams == 4 else 0  # that way is the fastest
+
+    found = measure.measure(CPU, clock, read)
+    assert set(arrays) == {1, 2, 4, 8, 16}
+    assert found.bandwidth is not None and "in 4 streams a core" in found.bandwidth.source
 
 
 def test_what_torch_cannot_multiply_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:

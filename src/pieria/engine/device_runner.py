@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from pieria.engine.batch import LayerCache, pack
+from pieria.engine.capture import Captured
 from pieria.engine.plan import Chunk, ChunkResult, Logprob, StepPlan, StepResult
 from pieria.engine.sampler import draw, logprobs
 from pieria.models.decoder import Decoder
@@ -32,38 +33,54 @@ class DeviceRunner:
         tables: Sequence[int | None],
         page_tokens: int,
         device: str,
+        captured: Captured | None = None,
     ) -> None:
-        """caches, tables: of each layer; the page table is None for one that keeps a state."""
+        """caches, tables: of each layer; the page table is None for one that keeps a state.
+
+        captured: the recorded steps, where the device has them.
+        """
         self.model = model
         self.caches = caches
         self.tables = tables
         self.page_tokens = page_tokens
         self.device = device
+        self.captured = captured
         self.first = model.mesh.rank == 0
 
     @torch.inference_mode()
     def run(self, plan: StepPlan) -> StepResult:
         chunks = plan.chunks
+        if self.captured is not None and self.captured.takes(chunks):
+            return self._drawn(
+                chunks, range(len(chunks)), self.captured.logits(chunks), [()] * len(chunks)
+            )
         tokens_T, context = pack(chunks, self.page_tokens, self.caches, self.tables, self.device)
         hidden_TD = self.model(tokens_T, context)
         prompt_logprobs = self._prompt_logprobs(chunks, hidden_TD)
         ends = context.query_starts_R1[1:] - 1
         drawing = [i for i, c in enumerate(chunks) if c.draw is not None]
+        logits_RV = self.model.logits(hidden_TD[ends[drawing]]) if drawing else None
+        return self._drawn(chunks, drawing, logits_RV, prompt_logprobs)
+
+    def _drawn(
+        self,
+        chunks: Sequence[Chunk],
+        drawing: Sequence[int],
+        logits_RV: Tensor | None,
+        prompt_logprobs: Sequence[tuple[Logprob, ...]],
+    ) -> StepResult:
+        """logits_RV: of the chunks numbered `drawing`, which have a draw."""
         tokens: dict[int, int] = {}
         reports: dict[int, Logprob | None] = {}
         broken: set[int] = set()
-        if drawing:
-            logits_RV = self.model.logits(hidden_TD[ends[drawing]])
-            if self.first:
-                draws = [d for c in chunks if (d := c.draw) is not None]
-                drawn = draw(logits_RV, draws)
-                tokens = dict(zip(drawing, drawn.tolist(), strict=True))
-                finite_R = torch.isfinite(widen(logits_RV).amax(-1))
-                broken = {i for i, ok in zip(drawing, finite_R.tolist(), strict=True) if not ok}
-                wanted = [d.logprobs for d in draws]
-                reports = dict(
-                    zip(drawing, logprobs(logits_RV, drawn.tolist(), wanted), strict=True)
-                )
+        if logits_RV is not None and self.first:
+            draws = [d for c in chunks if (d := c.draw) is not None]
+            drawn = draw(logits_RV, draws)
+            tokens = dict(zip(drawing, drawn.tolist(), strict=True))
+            finite_R = torch.isfinite(widen(logits_RV).amax(-1))
+            broken = {i for i, ok in zip(drawing, finite_R.tolist(), strict=True) if not ok}
+            wanted = [d.logprobs for d in draws]
+            reports = dict(zip(drawing, logprobs(logits_RV, drawn.tolist(), wanted), strict=True))
         return StepResult(
             tuple(
                 ChunkResult(c.request, error="the model's logits are not finite")

@@ -131,7 +131,7 @@ def present(root: Path = ROOT) -> list[Device]:
         ("caches", ", ".join(map(str, found.caches))),
     )
     state = "the tests of this project run on it"
-    return [Device("cpu", "cpu", spec, ("torch",), "gloo", state, facts)]
+    return [Device("cpu", "cpu", spec, ("cpu", "torch"), "gloo", state, facts)]
 
 
 def free_memory(index: int) -> Quantity:

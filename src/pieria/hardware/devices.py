@@ -7,10 +7,9 @@ from collections.abc import Mapping
 from math import prod
 from typing import Protocol
 
-import numpy
 import torch
 
-from pieria.hardware import cpu, cuda, musa
+from pieria.hardware import cpu, cuda, memory, musa
 from pieria.hardware.spec import Device, DeviceSpec, Quantity
 
 __all__ = ["Device", "describe", "find", "free_memory", "present", "zeros"]
@@ -58,9 +57,8 @@ def free_memory(device: Device) -> Quantity:
 def zeros(device: Device, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
     """A tensor of zeros on the device; on the host, a page takes memory once it is written to."""
     if device.torch_device == "cpu":
-        # torch.zeros writes every page; numpy gets pages that the system promises to be zero.
-        count = prod(shape) * dtype.itemsize
-        return torch.from_numpy(numpy.zeros(count, numpy.uint8)).view(dtype).view(shape)
+        # torch.zeros would write every page.
+        return memory.zeros(prod(shape) * dtype.itemsize).view(dtype).view(shape)
     return torch.zeros(shape, dtype=dtype, device=device.torch_device)
 
 

@@ -3,7 +3,10 @@
 Knows Linux's accounting. Does not know what the memory is for.
 """
 
+import mmap
 from pathlib import Path
+
+import torch
 
 from pieria.hardware.linux import ROOT, ControlGroup, control_groups, number_list, read, status
 from pieria.hardware.spec import Quantity
@@ -37,6 +40,23 @@ def limits(root: Path = ROOT) -> list[Quantity]:
             found.append(Quantity(left, "B", f"what is left of the limit of {folder}"))
     nodes = _nodes(root)
     return found if nodes is None else [*found, nodes]
+
+
+def zeros(size: int) -> torch.Tensor:
+    """So many bytes of zeros, uint8 [size], which take memory once they are written to.
+
+    In large pages where the system has them: reading is up to a quarter faster, as fewer addresses
+    have to be looked up.
+    """
+    if size == 0:
+        return torch.empty(0, dtype=torch.uint8)
+    options = (
+        {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS} if hasattr(mmap, "MAP_PRIVATE") else {}
+    )
+    memory = mmap.mmap(-1, size, **options)
+    if hasattr(mmap, "MADV_HUGEPAGE"):
+        memory.madvise(mmap.MADV_HUGEPAGE)
+    return torch.frombuffer(memory, dtype=torch.uint8)
 
 
 def _left(group: ControlGroup) -> int | None:

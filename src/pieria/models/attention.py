@@ -7,7 +7,7 @@ from pieria import ops
 from pieria.models.cache_spec import Array, CacheSpec
 from pieria.models.config import AttentionConfig
 from pieria.models.context import Context
-from pieria.models.parts import Angles, Linear, Module, Norm, Part
+from pieria.models.parts import Angles, Linear, Module, Norm, Part, products
 from pieria.parallel.mesh import Mesh
 from pieria.parallel.shard import column, row
 
@@ -52,9 +52,9 @@ class Attention(Part):
 
     def forward(self, x_TD: Tensor, context: Context, angles: Angles) -> Tensor:
         size = self.config.head_dim
-        q_THK = self.q(x_TD).view(len(x_TD), -1, size)
-        k_TGK = self.k(x_TD).view(len(x_TD), -1, size)
-        v_TGK = self.v(x_TD).view(len(x_TD), -1, size)
+        gate = (self.gate,) if self.config.gated else ()
+        made = products(x_TD, self.q, self.k, self.v, *gate)
+        q_THK, k_TGK, v_TGK = (y_TX.view(len(x_TD), -1, size) for y_TX in made[:3])
         if self.config.qk_norm is not None:
             q_THK, k_TGK = self.q_norm(q_THK), self.k_norm(k_TGK)
         if self.config.rope is not None:
@@ -65,7 +65,7 @@ class Attention(Part):
         sinks_H = self.sinks.weight if self.config.sinks else None
         y_THK = context.attend(self.index, q_THK, k_TGK, v_TGK, self.config, sinks_H)
         y_TX = y_THK.flatten(1)
-        return self.o(y_TX * torch.sigmoid(self.gate(x_TD)) if self.config.gated else y_TX)
+        return self.o(ops.sigmoid_gate(y_TX, made[3]) if self.config.gated else y_TX)
 
     def cache_spec(self, dtype: torch.dtype) -> CacheSpec:
         """Keys and values of this rank's heads, kept in `dtype`."""

@@ -35,7 +35,9 @@ class Decoder(Part):
         self.begins = self.pipeline.index == 0
         self.ends = self.pipeline.index == self.pipeline.size - 1
         if self.begins or (self.ends and config.tied):
-            self.embed = Embedding("embed", config.vocabulary, config.hidden, mesh, dtype)
+            self.embed = Embedding(
+                "embed", config.vocabulary, config.hidden, config.embed_scale, mesh, dtype
+            )
         if self.begins and config.learned_positions:
             self.positions = Table("positions", config.context, config.hidden, mesh, dtype)
         if self.begins and config.token_types:
@@ -73,17 +75,16 @@ class Decoder(Part):
                 len(tokens_T), self.config.hidden, dtype=self.dtype, device=tokens_T.device
             )
             x_TD = ops.receive(like, self.pipeline)
+        y_TD: Tensor | None = None
         for layer in self.layers.values():
-            x_TD = layer(x_TD, context, angles)
-        if not self.ends:
-            return ops.send(x_TD, self.pipeline)
-        return x_TD if self.config.norm is None else self.norm(x_TD)
+            x_TD, y_TD = layer(x_TD, y_TD, context, angles)
+        if self.ends and self.config.norm is not None:
+            return self.norm(x_TD) if y_TD is None else self.norm.added(x_TD, y_TD)[1]
+        x_TD = x_TD if y_TD is None else x_TD + y_TD
+        return x_TD if self.ends else ops.send(x_TD, self.pipeline)
 
     def _embedded(self, tokens_T: Tensor, context: Context) -> Tensor:
         x_TD: Tensor = self.embed(tokens_T)
-        if self.config.embed_scale is not None:
-            # Rounded to the weights' dtype first, as the models that scale were trained.
-            x_TD = x_TD * torch.tensor(self.config.embed_scale, dtype=self.dtype)
         if self.config.learned_positions:
             x_TD = x_TD + self.positions(context.positions_T)
         if self.config.token_types:
@@ -104,8 +105,14 @@ class Decoder(Part):
             logits_RV = ops.all_gather(self.head(hidden_RD), self.mesh.group("tp"))
         cap = self.config.logit_soft_cap
         if self.ends and cap is not None:
-            logits_RV = torch.tanh(logits_RV / cap) * cap
+            logits_RV = ops.soft_cap(logits_RV, cap)
         return ops.broadcast(logits_RV, self.pipeline, self.pipeline.size - 1)
+
+    def pack(self) -> None:
+        """Hold weights as the active kernels want them; nothing is trained or saved after that."""
+        for module in self.modules():
+            if isinstance(module, Module):
+                module.pack()
 
     def logical(self) -> dict[str, Logical]:
         """Every weight by its name here, as the whole model has it."""

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from pieria.models.attention import Attention
 from pieria.models.config import (
@@ -43,7 +43,7 @@ NETWORKS: dict[type, Callable[..., Part]] = {
 """Config -> module made from (path, hidden, config, mesh, dtype)."""
 
 
-class Layer(Part):
+class Layer(nn.Module):
     """x += mixer(norm(x)); x += mlp(norm(x)).
 
     With post_norms, what mixer and network give is normed before it is added. With norms_last:
@@ -66,11 +66,23 @@ class Layer(Part):
             self.mixer_post_norm = Norm(f"{path}.mixer_post_norm", hidden, norm, mesh, dtype)
             self.mlp_post_norm = Norm(f"{path}.mlp_post_norm", hidden, norm, mesh, dtype)
 
-    def forward(self, x_TD: Tensor, context: Context, angles: Angles) -> Tensor:
+    def forward(
+        self, x_TD: Tensor, y_TD: Tensor | None, context: Context, angles: Angles
+    ) -> tuple[Tensor, Tensor | None]:
+        """From (x, y) to the next layer's: the stream is x + y, and y what was last made for it.
+
+        Whoever norms the sum also adds. None: nothing is to be added.
+        """
         if self.norms_last:
-            x_TD = self.mixer_norm(x_TD + self.mixer(x_TD, context, angles))
-            return self.mlp_norm(x_TD + self.mlp(x_TD))
-        y_TD: Tensor = self.mixer(self.mixer_norm(x_TD), context, angles)
-        x_TD = x_TD + (self.mixer_post_norm(y_TD) if self.post_norms else y_TD)
-        y_TD = self.mlp(self.mlp_norm(x_TD))
-        return x_TD + (self.mlp_post_norm(y_TD) if self.post_norms else y_TD)
+            _, x_TD = self.mixer_norm.added(x_TD, self.mixer(x_TD, context, angles))
+            return self.mlp_norm.added(x_TD, self.mlp(x_TD))[1], None
+        if y_TD is None:
+            n_TD = self.mixer_norm(x_TD)
+        else:
+            x_TD, n_TD = self.mixer_norm.added(x_TD, y_TD)
+        y_TD = self.mixer(n_TD, context, angles)
+        x_TD, n_TD = self.mlp_norm.added(
+            x_TD, self.mixer_post_norm(y_TD) if self.post_norms else y_TD
+        )
+        y_TD = self.mlp(n_TD)
+        return x_TD, self.mlp_post_norm(y_TD) if self.post_norms else y_TD

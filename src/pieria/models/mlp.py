@@ -32,7 +32,7 @@ class Mlp(Part):
         return self.down.product(self._hidden(x_TD))
 
     def _hidden(self, x_TD: Tensor) -> Tensor:
-        gate_TF, up_TF = self.gate(x_TD), self.up(x_TD)
-        if self.config.activation == "silu":
-            return ops.swiglu(gate_TF, up_TF)
-        return ops.geglu(gate_TF, up_TF, self.config.activation == "gelu_tanh")
+        gate, up = self.gate, self.up
+        return ops.gated_linear(
+            x_TD, gate.weight, up.weight, gate.bias, up.bias, self.config.activation
+        )

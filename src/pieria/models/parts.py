@@ -10,14 +10,18 @@ rank.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from math import prod
 
 import torch
 from torch import Tensor, nn
 
 from pieria import ops
 from pieria.models.config import NormConfig, Rope
+from pieria.ops import Weight, dense
 from pieria.parallel.mesh import Mesh
 from pieria.parallel.shard import REPLICATED, Shard, vocabulary
+
+MAX_ELEMENTS = 2**48
 
 Angles = Mapping[Rope, tuple[Tensor, Tensor]]
 """cos_TR and sin_TR of each rope in the model, computed once a forward pass."""
@@ -50,11 +54,16 @@ class Module(Part):
         self.dtype = dtype
         self.logical: dict[str, Logical] = {}
 
+    def pack(self) -> None:
+        """Hold weights as the kernels want them; nothing is trained or saved after that."""
+
     def declare(self, name: str, shape: tuple[int, ...], shard: Shard) -> nn.Parameter:
         """This rank's part of a weight, to be assigned to attribute `name`.
 
-        ValueError if the cut does not divide.
+        ValueError if the cut does not divide, or if there are more elements than could be.
         """
+        if prod(shape) > MAX_ELEMENTS:
+            raise ValueError(f"{self.path}.{name}: there can be no weight of shape {shape}")
         self.logical[name] = Logical(shape, shard)
         try:
             local = shard.local(shape, self.mesh)
@@ -78,7 +87,7 @@ class Linear(Module):
     ) -> None:
         super().__init__(path, mesh, dtype)
         self.summed = mesh.group("tp") if shard.kind == "row" else None
-        self.weight = self.declare("weight", (outputs, inputs), shard)
+        self.weight: Tensor | Weight = self.declare("weight", (outputs, inputs), shard)
         bias_shard = REPLICATED if self.summed else shard
         self.bias = self.declare("bias", (outputs,), bias_shard) if bias else None
 
@@ -91,6 +100,23 @@ class Linear(Module):
     def product(self, x_TI: Tensor) -> Tensor:
         """Without bias, and of a row cut this rank's part of the sum."""
         return ops.linear(x_TI, self.weight)
+
+    def pack(self) -> None:
+        replace(self, "weight", ops.linear.pack(dense(self.weight)))
+
+
+def products(x_TI: Tensor, *linears: Linear) -> tuple[Tensor, ...]:
+    """What each of them, none cut by rows, makes of the same x."""
+    assert not any(linear.summed for linear in linears)
+    weights = tuple(linear.weight for linear in linears)
+    return ops.linears(x_TI, weights, tuple(linear.bias for linear in linears))
+
+
+def replace(module: Module, name: str, weight: Tensor | Weight) -> None:
+    """Hold this instead of a parameter."""
+    if isinstance(weight, Weight):
+        delattr(module, name)
+        setattr(module, name, weight)
 
 
 class Norm(Module):
@@ -111,6 +137,16 @@ class Norm(Module):
             x_TD, self.weight, self.config.eps, self.config.eps_outside, self.config.offset
         )
 
+    def added(self, x_TD: Tensor, y_TD: Tensor) -> tuple[Tensor, Tensor]:
+        """x + y, and its norm."""
+        if self.bias is not None:
+            sum_TD = x_TD + y_TD
+            return sum_TD, self(sum_TD)
+        config = self.config
+        return ops.add_rms_norm(
+            x_TD, y_TD, self.weight, config.eps, config.eps_outside, config.offset
+        )
+
 
 class Table(Module):
     """A vector for each of some numbers, on every rank."""
@@ -124,18 +160,31 @@ class Table(Module):
 
 
 class Embedding(Module):
-    """Tokens to vectors, and vectors to logits where the two are tied."""
+    """Tokens to vectors, times `scale`, and vectors to logits where the two are tied."""
 
     def __init__(
-        self, path: str, vocabulary_size: int, hidden: int, mesh: Mesh, dtype: torch.dtype
+        self,
+        path: str,
+        vocabulary_size: int,
+        hidden: int,
+        scale: float | None,
+        mesh: Mesh,
+        dtype: torch.dtype,
     ) -> None:
         super().__init__(path, mesh, dtype)
         self.group = mesh.group("tp")
-        self.weight = self.declare("weight", (vocabulary_size, hidden), vocabulary())
+        self.scale = scale
+        self.weight: Tensor | Weight = self.declare(
+            "weight", (vocabulary_size, hidden), vocabulary()
+        )
         self.first = self.group.index * self.weight.shape[0]
 
     def forward(self, tokens_T: Tensor) -> Tensor:
-        return ops.all_reduce(ops.embedding(tokens_T, self.weight, self.first), self.group)
+        x_TD = ops.embedding(tokens_T, self.weight, self.first, self.scale)
+        return ops.all_reduce(x_TD, self.group)
 
     def logits(self, x_RD: Tensor) -> Tensor:
         return ops.all_gather(ops.linear(x_RD, self.weight), self.group)
+
+    def pack(self) -> None:
+        replace(self, "weight", ops.linear.pack(dense(self.weight)))

@@ -32,6 +32,7 @@ from pieria.ops.op import (
     load,
     map_tensors,
     nbytes,
+    service,
     trace,
     use,
     widen,
@@ -45,7 +46,9 @@ from pieria.ops.rope import rope
 from pieria.ops.rotary import rotary
 from pieria.ops.route import route
 from pieria.ops.sample import Draws, key, sample
+from pieria.ops.sigmoid_gate import sigmoid_gate
 from pieria.ops.slots import Slots
+from pieria.ops.soft_cap import soft_cap
 from pieria.ops.swiglu import swiglu
 from pieria.ops.token_logprobs import token_logprobs
 from pieria.ops.weight import Weight, dense
@@ -101,6 +104,9 @@ __all__ = [
     "route",
     "sample",
     "send",
+    "service",
+    "sigmoid_gate",
+    "soft_cap",
     "swiglu",
     "token_logprobs",
     "trace",

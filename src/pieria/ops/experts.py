@@ -14,10 +14,9 @@ from torch import Tensor
 from pieria.ops.geglu import geglu
 from pieria.ops.op import Backward, Case, Cost, Inputs, nbytes, op, wide_bytes, widen
 from pieria.ops.swiglu import swiglu
+from pieria.ops.weight import Weight, dense
 
 Activation = Literal["silu", "gelu", "gelu_tanh", "clamped"]
-
-CLAMPED_SLOPE = 1.702
 
 
 @op
@@ -25,15 +24,16 @@ def experts(
     x_TD: Tensor,
     weights_TA: Tensor,
     experts_TA: Tensor,
-    gate_EFD: Tensor,
-    up_EFD: Tensor,
-    down_EDF: Tensor,
+    gate_EFD: Tensor | Weight,
+    up_EFD: Tensor | Weight,
+    down_EDF: Tensor | Weight,
     gate_bias_EF: Tensor | None = None,
     up_bias_EF: Tensor | None = None,
     down_bias_ED: Tensor | None = None,
     *,
     activation: Activation,
     limit: float | None = None,
+    slope: float | None = None,
     first: int = 0,
     total: int | None = None,
 ) -> Tensor:
@@ -43,13 +43,13 @@ def experts(
     token changes the sum. Here are experts [first, first + E) of `total` (None: E); others add
     nothing. weights_TA: float32 or wider.
     activation: silu(gate) * up, gelu or its tanh approximation likewise, or "clamped", g *
-    sigmoid(1.702 g) * (u + 1) with g = min(gate, limit) and u = up clamped to +-limit (gpt-oss,
+    sigmoid(slope * g) * (u + 1) with g = min(gate, limit) and u = up clamped to +-limit (gpt-oss,
     arXiv:2508.10925).
     """
     token_N, counts, place_TA = _sorted(experts_TA, first, len(gate_EFD))
     per_expert = zip(
         torch.split(token_N, counts),
-        *(_unbind(w, len(counts)) for w in (gate_EFD, up_EFD, down_EDF)),
+        *(_unbind(dense(w), len(counts)) for w in (gate_EFD, up_EFD, down_EDF)),
         *(_unbind(b, len(counts)) for b in (gate_bias_EF, up_bias_EF, down_bias_ED)),
         strict=True,
     )
@@ -58,7 +58,7 @@ def experts(
         if len(token_N):
             x_ND = x_TD[token_N]
             gate_NF, up_NF = F.linear(x_ND, gate_FD, gate_bias_F), F.linear(x_ND, up_FD, up_bias_F)
-            hidden_NF = _activated(gate_NF, up_NF, activation, limit)
+            hidden_NF = _activated(gate_NF, up_NF, activation, limit, slope)
             made.append(F.linear(hidden_NF, down_DF, down_bias_D))
     # The row behind the last is what an expert that is not here adds.
     made_ND = torch.cat([*made, x_TD.new_zeros(1, x_TD.shape[1])])
@@ -89,16 +89,23 @@ def _unbind(stack: Tensor | None, count: int) -> tuple[Tensor | None, ...]:
 
 
 def _activated(
-    gate_NF: Tensor, up_NF: Tensor, activation: Activation, limit: float | None
+    gate_NF: Tensor,
+    up_NF: Tensor,
+    activation: Activation,
+    limit: float | None,
+    slope: float | None,
 ) -> Tensor:
     if activation == "silu":
         return swiglu.reference(gate_NF, up_NF)
     if activation != "clamped":
         return geglu.reference(gate_NF, up_NF, activation == "gelu_tanh")
-    assert limit is not None
+    assert limit is not None and slope is not None
     clamped_NF = widen(gate_NF).clamp(max=limit)
-    open_NF = clamped_NF * torch.sigmoid(CLAMPED_SLOPE * clamped_NF)
+    open_NF = clamped_NF * torch.sigmoid(slope * clamped_NF)
     return (open_NF * (widen(up_NF).clamp(-limit, limit) + 1)).to(gate_NF.dtype)
+
+
+experts.weights = ("gate_EFD", "up_EFD", "down_EDF")
 
 
 @experts.shapes
@@ -106,7 +113,7 @@ def _(x_TD: Tensor, *rest: Any, **options: Any) -> Tensor:
     return torch.empty_like(x_TD)
 
 
-def _average(experts_TA: Tensor, gate_EFD: Tensor, total: int | None) -> tuple[int, float]:
+def _average(experts_TA: Tensor, gate_EFD: Tensor | Weight, total: int | None) -> tuple[int, float]:
     """(pairs that are here, experts that any token uses) where every expert is chosen as often."""
     tokens, top = experts_TA.shape
     here, everywhere = len(gate_EFD), total or len(gate_EFD)
@@ -119,9 +126,9 @@ def _(
     x_TD: Tensor,
     weights_TA: Tensor,
     experts_TA: Tensor,
-    gate_EFD: Tensor,
-    up_EFD: Tensor,
-    down_EDF: Tensor,
+    gate_EFD: Tensor | Weight,
+    up_EFD: Tensor | Weight,
+    down_EDF: Tensor | Weight,
     *biases: Tensor | None,
     total: int | None = None,
     **options: Any,
@@ -130,7 +137,7 @@ def _(
     pairs, used = _average(experts_TA, gate_EFD, total)
     parameters = (gate_EFD, up_EFD, down_EDF, *biases)
     return Cost(
-        flops=6 * pairs * gate_EFD[0].numel(),
+        flops=6 * pairs * gate_EFD.numel() // len(gate_EFD),
         bytes=nbytes(x_TD, weights_TA, experts_TA, out)
         + round(used * nbytes(*parameters) / len(gate_EFD)),
     )
@@ -142,9 +149,9 @@ def _(
     x_TD: Tensor,
     weights_TA: Tensor,
     experts_TA: Tensor,
-    gate_EFD: Tensor,
-    up_EFD: Tensor,
-    down_EDF: Tensor,
+    gate_EFD: Tensor | Weight,
+    up_EFD: Tensor | Weight,
+    down_EDF: Tensor | Weight,
     *biases: Tensor | None,
     activation: Activation,
     total: int | None = None,
@@ -158,12 +165,12 @@ def _(
     inside = wide + 3 * narrow if activation != "clamped" else 6 * wide + narrow
     return Backward(
         Cost(
-            flops=12 * pairs * gate_EFD[0].numel(),
+            flops=12 * pairs * gate_EFD.numel() // len(gate_EFD),
             bytes=nbytes(x_TD, weights_TA, experts_TA, out, *biases)
             + nbytes(x_TD, weights_TA)
             + round(matrices * (1 + used / len(gate_EFD))),
         ),
-        saved=(weights_TA, gate_EFD, up_EFD, down_EDF),
+        saved=(weights_TA, dense(gate_EFD), dense(up_EFD), dense(down_EDF)),
         # Also what each pair gave, and the places that were gathered from.
         extra_bytes=pairs * (x_TD.shape[1] * narrow + gate_EFD.shape[1] * inside + 8)
         + experts_TA.numel() * (x_TD.shape[1] * wide + 8),
@@ -206,8 +213,10 @@ def _(make: Inputs) -> Iterator[Case]:
     yield case("silu", 9, 4, (12, 24, 16))
     yield case("gelu", 4, 3, (3, 16, 8), activation="gelu")
     yield case("gelu_tanh", 6, 2, (4, 16, 8), activation="gelu_tanh")
-    yield case("clamped, biases", 8, 2, (4, 24, 16), True, activation="clamped", limit=0.7)
+    clamped: dict[str, Any] = {"activation": "clamped", "limit": 0.7, "slope": 1.702}
+    yield case("clamped, biases", 8, 2, (4, 24, 16), True, **clamped)
     yield case("some are elsewhere", 12, 2, (2, 16, 24), True, first=4, total=8)
     yield case("one token", 1, 4, (16, 8, 24))
+    yield case("48, 4 of 32 of 192x512", 48, 4, (32, 192, 512), bench=True)
     for tokens in (1, 32, 512):
         yield case(f"{tokens}, 8 of 64 of 384x1024", tokens, 8, (64, 384, 1024), bench=True)

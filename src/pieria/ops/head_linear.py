@@ -9,24 +9,28 @@ from typing import Any
 from torch import Tensor
 
 from pieria.ops.op import Backward, Case, Cost, Inputs, nbytes, op
+from pieria.ops.weight import Weight, dense
 
 
 @op
-def head_linear(x_THI: Tensor, weight_HOI: Tensor) -> Tensor:
+def head_linear(x_THI: Tensor, weight_HOI: Tensor | Weight) -> Tensor:
     """y_THO = sum_I x_THI * weight_HOI, summed in float32 or wider. One dtype for both.
 
     Both may be views of any strides.
     """
-    return (x_THI.transpose(0, 1) @ weight_HOI.transpose(1, 2)).transpose(0, 1)
+    return (x_THI.transpose(0, 1) @ dense(weight_HOI).transpose(1, 2)).transpose(0, 1)
+
+
+head_linear.weights = ("weight_HOI",)
 
 
 @head_linear.shapes
-def _(x_THI: Tensor, weight_HOI: Tensor) -> Tensor:
+def _(x_THI: Tensor, weight_HOI: Tensor | Weight) -> Tensor:
     return x_THI.new_empty(*x_THI.shape[:2], weight_HOI.shape[1])
 
 
 @head_linear.cost
-def _(out: Tensor, x_THI: Tensor, weight_HOI: Tensor) -> Cost:
+def _(out: Tensor, x_THI: Tensor, weight_HOI: Tensor | Weight) -> Cost:
     return Cost(2 * out.numel() * x_THI.shape[2], nbytes(x_THI, weight_HOI, out))
 
 
@@ -39,7 +43,7 @@ def _(out: Tensor, x_THI: Tensor, weight_HOI: Tensor) -> Backward:
 
 
 @head_linear.row
-def _(i: int, x_THI: Tensor, weight_HOI: Tensor) -> tuple[Any, ...]:
+def _(i: int, x_THI: Tensor, weight_HOI: Tensor | Weight) -> tuple[Any, ...]:
     return x_THI[i : i + 1], weight_HOI
 
 

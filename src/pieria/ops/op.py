@@ -330,6 +330,15 @@ def use(*names: str) -> None:
     _active.update(active)
 
 
+def service(device: str, name: str) -> Any:
+    """What the first active backend of this device type offers besides ops: a name of its package.
+
+    None: no active backend has it.
+    """
+    packages = (importlib.import_module(f"pieria.kernels.{b}") for b in _active.get(device, ()))
+    return next((getattr(p, name) for p in packages if hasattr(p, name)), None)
+
+
 @contextmanager
 def trace() -> Iterator[list[Call]]:
     """Collect every op call made inside, in order."""

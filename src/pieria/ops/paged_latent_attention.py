@@ -1,7 +1,7 @@
 """Causal attention over latents in pages: prompt chunks and single tokens in one call.
 
-P pages of N tokens, T query tokens of all requests side by side; else letters and meaning as in
-`ops.latent_attention`.
+P pages of N tokens, T query tokens of all requests side by side, K dimensions of a latent that are
+only key, L = C + K; else letters and meaning as in `ops.latent_attention`.
 """
 
 from collections.abc import Iterator
@@ -18,12 +18,14 @@ from pieria.ops.paged_attention import Paging, falling_pages, gathered
 
 @op
 def paged_latent_attention(
-    q_THL: Tensor, cache_PNL: Tensor, paging: Paging, *, rank: int, scale: float
+    q_THC: Tensor, q_THK: Tensor, cache_PNL: Tensor, paging: Paging, *, scale: float
 ) -> Tensor:
     """out_THC: `latent_attention` of each request's queries over its latents, in float32 or wider.
 
-    Query j of request r sees tokens [0, contexts[r] - queries[r] + j].
+    A query is q_THC beside q_THK. Query j of request r sees tokens
+    [0, contexts[r] - queries[r] + j].
     """
+    q_THL, rank = torch.cat([q_THC, q_THK], -1), q_THC.shape[2]
     out = []
     requests = zip(
         torch.split(q_THL, list(paging.queries)), paging.table_RP, paging.contexts, strict=True
@@ -35,26 +37,28 @@ def paged_latent_attention(
 
 
 @paged_latent_attention.shapes
-def _(q_THL: Tensor, cache_PNL: Tensor, paging: Paging, *, rank: int, scale: float) -> Tensor:
-    return q_THL.new_empty(*q_THL.shape[:2], rank)
+def _(q_THC: Tensor, *rest: Any, **options: Any) -> Tensor:
+    return torch.empty_like(q_THC, memory_format=torch.contiguous_format)
 
 
 @paged_latent_attention.cost
 def _(
-    out: Tensor, q_THL: Tensor, cache_PNL: Tensor, paging: Paging, *, rank: int, scale: float
+    out: Tensor, q_THC: Tensor, q_THK: Tensor, cache_PNL: Tensor, paging: Paging, *, scale: float
 ) -> Cost:
     """Two matrix products without hidden pairs; latents read once per request."""
     requests = zip(paging.queries, paging.contexts, strict=True)
     pairs = sum(visible_pairs(q, s, None) for q, s in requests)
     return Cost(
-        2 * q_THL.shape[1] * (q_THL.shape[2] + rank) * pairs,
-        nbytes(q_THL, out) + sum(paging.contexts) * nbytes(cache_PNL[0, 0]),
+        2 * q_THC.shape[1] * (cache_PNL.shape[2] + q_THC.shape[2]) * pairs,
+        nbytes(q_THC, q_THK, out) + sum(paging.contexts) * nbytes(cache_PNL[0, 0]),
     )
 
 
 @paged_latent_attention.row
-def _(i: int, q_THL: Tensor, cache_PNL: Tensor, paging: Paging, **options: Any) -> tuple[Any, ...]:
-    return q_THL[i : i + 1], cache_PNL, paging.token(i)
+def _(
+    i: int, q_THC: Tensor, q_THK: Tensor, cache_PNL: Tensor, paging: Paging, **options: Any
+) -> tuple[Any, ...]:
+    return q_THC[i : i + 1], q_THK[i : i + 1], cache_PNL, paging.token(i)
 
 
 @paged_latent_attention.cases
@@ -70,11 +74,12 @@ def _(make: Inputs) -> Iterator[Case]:
         heads, size, rank = sizes
         owned = falling_pages(contexts, page_tokens)
         arguments = (
-            make.normal(sum(queries), heads, size),
+            make.normal(sum(queries), heads, rank),
+            make.normal(sum(queries), heads, size - rank),
             make.normal(1 + sum(map(len, owned)), page_tokens, size),
             Paging.of(owned, queries, contexts, make.device),
         )
-        keywords = {"rank": rank, "scale": size**-0.5}
+        keywords = {"scale": size**-0.5}
         return Case(name, arguments, keywords, max(size, *contexts), bench)
 
     yield case("one", (1,), (1,), (2, 6, 4), 2)

@@ -64,16 +64,10 @@ def sample(logits_RV: Tensor, draws: Draws) -> Tensor:
     Greedy rows: argmax of the logits. In this order: bias, penalties, temperature, min_p, top_k,
     top_p (as vLLM). Of equals the lower token wins. A row's token depends on nothing but its own
     logits and draw. Bias and penalties are computed in float32 or wider, what follows in float64.
+    -1 for a row whose largest logit is not finite, or that has a NaN.
     """
-    logits_RV = adjusted(logits_RV, draws)
-    greedy_R = logits_RV.argmax(-1)
-    if draws.temperature_R is None:
-        return greedy_R
-    scaled_RV = scale(logits_RV, draws.temperature_R)
-    scaled_RV = scaled_RV.masked_fill(~allowed(scaled_RV, draws), float("-inf"))
-    tokens_V = torch.arange(scaled_RV.shape[1], device=scaled_RV.device)
-    drawn_R = (scaled_RV + gumbel(draws.keys_R, tokens_V)).argmax(-1)
-    return torch.where(draws.temperature_R > 0, drawn_R, greedy_R)
+    finite_R = torch.isfinite(widen(logits_RV).amax(-1))
+    return torch.where(finite_R, drawn(adjusted(logits_RV, draws), draws), -1)
 
 
 @sample.shapes
@@ -167,6 +161,18 @@ def adjusted(logits_RV: Tensor, draws: Draws) -> Tensor:
             logit_N = logit_N - draws.presence_R[rows_N] * (counts_N > 0)
         logits_RV = logits_RV.index_put((rows_N, tokens_N), logit_N.to(logits_RV.dtype))
     return logits_RV
+
+
+def drawn(logits_RV: Tensor, draws: Draws) -> Tensor:
+    """The tokens of adjusted logits, finite or not."""
+    greedy_R = logits_RV.argmax(-1)
+    if draws.temperature_R is None:
+        return greedy_R
+    scaled_RV = scale(logits_RV, draws.temperature_R)
+    scaled_RV = scaled_RV.masked_fill(~allowed(scaled_RV, draws), float("-inf"))
+    tokens_V = torch.arange(scaled_RV.shape[1], device=scaled_RV.device)
+    drawn_R = (scaled_RV + gumbel(draws.keys_R, tokens_V)).argmax(-1)
+    return torch.where(draws.temperature_R > 0, drawn_R, greedy_R)
 
 
 def scale(logits_RV: Tensor, temperature_R: Tensor) -> Tensor:

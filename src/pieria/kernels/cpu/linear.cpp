@@ -56,48 +56,6 @@ const typename Mode<T>::A* packed(const T* x, int64_t stride, int64_t inputs,
     return out;
 }
 
-// One tile of x times one panel. With `next`, every step also fetches LINES lines from there on.
-template <class T, int R>
-inline void product(int64_t steps, const typename Mode<T>::A* a, const typename Mode<T>::B* panel,
-                    f32 (&c)[R][PANEL_VECTORS], const char* next) {
-    using M = Mode<T>;
-    constexpr int LINES = PANEL * sizeof(typename M::B) / 64;
-    std::memset(&c, 0, sizeof c);
-    if (next)
-        multiply<M, R, PANEL_VECTORS, LINES>(steps, a, R, panel, PANEL, c, next);
-    else
-        multiply<M, R, PANEL_VECTORS>(steps, a, R, panel, PANEL, c);
-}
-
-template <class T, int R>
-inline void add_bias(const void* bias, int64_t column, int64_t columns,
-                     f32 (&c)[R][PANEL_VECTORS]) {
-    if (!bias) return;
-    for (int v = 0; v < PANEL_VECTORS; ++v) {
-        const int64_t left = columns - v * LANES;
-        if (left <= 0) return;
-        const T* from = static_cast<const T*>(bias) + column + v * LANES;
-        const f32 b = left >= LANES ? load(from) : load(from, left);
-        for (int r = 0; r < R; ++r) c[r][v] += b;
-    }
-}
-
-template <class T, int R>
-inline void write(T* out, int64_t stride, int64_t columns, const f32 (&c)[R][PANEL_VECTORS]) {
-    for (int r = 0; r < R; ++r)
-        for (int v = 0; v < PANEL_VECTORS; ++v) {
-            const int64_t left = columns - v * LANES;
-            if (left >= LANES)
-                store(out + r * stride + v * LANES, c[r][v]);
-            else if (left > 0)
-                store(out + r * stride + v * LANES, c[r][v], left);
-        }
-}
-
-// Whether the next panel is worth fetching while this one is in use. With few rows memory is busy
-// anyway, and with many a panel's own time is short beside theirs.
-inline bool fetches_ahead(int64_t rows) { return rows >= 8 && rows <= 128; }
-
 template <class T>
 void linear_of(const Linear& a) {
     using M = Mode<T>;

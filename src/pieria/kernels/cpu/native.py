@@ -1,13 +1,11 @@
-"""The compiled libraries: which one is used, how its kernels are called, and recorded steps.
+"""The compiled libraries: which one is used, and how its kernels are called.
 
 Knows instruction sets and addresses. Knows no op. A kernel takes one struct of 8-byte values, which
 hold pointers, integers and floats in an order that its source states.
 """
 
 import ctypes
-import logging
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from struct import Struct
@@ -15,11 +13,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from pieria.hardware import cpu
-
-log = logging.getLogger(__name__)
 
 SETS: dict[str, set[str]] = {
     "avx512_bf16": {"avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512_vnni", "avx512_bf16"},
@@ -35,8 +30,15 @@ DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 
 def available() -> list[str]:
     """The libraries that were built and that this processor runs, best first."""
-    have = set(cpu.processor().instruction_sets)
-    return [name for name, needs in SETS.items() if needs <= have and _path(name).exists()]
+    processor = cpu.processor()
+    have = set(processor.instruction_sets)
+    names = [name for name, needs in SETS.items() if needs <= have and _path(name).exists()]
+    if processor.vendor == "Intel" and "avx512_bf16" in names:
+        # Its products of pairs run at half the rate of two products of single numbers (measured on
+        # a Sapphire Rapids; AMD's at twice).
+        names.remove("avx512_bf16")
+        names.insert(names.index("avx512") + 1, "avx512_bf16")
+    return names
 
 
 def use(name: str) -> None:
@@ -66,12 +68,12 @@ def use_threads(count: int) -> None:
 
 
 class Library:
-    """One library, and the step of it that is being recorded."""
+    """One library. recorder: told of every call, where a step is recorded."""
 
     def __init__(self, name: str) -> None:
         self.name = name
         self.functions = ctypes.CDLL(str(_path(name)))
-        self.recording: Recording | None = None
+        self.recorder: Callable[[Any, bytes], None] | None = None
         self.functions.pieria_threads.argtypes = [ctypes.c_int64]
         self.functions.pieria_threads.restype = None
         self.functions.pieria_replay.argtypes = [ctypes.c_void_p, ctypes.c_int64]
@@ -108,8 +110,8 @@ def kernel(name: str, layout: str) -> Callable[..., None]:
     def call(*values: int | float) -> None:
         library, arguments = active(), pack(*values)
         function = library.function(name)
-        if library.recording is not None:
-            library.recording.calls.append((function, arguments))
+        if library.recorder is not None:
+            library.recorder(function, arguments)
         function(arguments)
 
     return call
@@ -118,60 +120,3 @@ def kernel(name: str, layout: str) -> Callable[..., None]:
 def address(tensor: Tensor | None) -> int:
     """0 for no tensor."""
     return 0 if tensor is None else tensor.data_ptr()
-
-
-class Recording(TorchDispatchMode):
-    """The kernel calls that are made inside, to be made again on the same memory.
-
-    obstacle: the first thing that was computed by something else, so that the calls alone are not
-    all there was; None: they are. What is allocated inside stays, as the calls refer to it.
-    """
-
-    def __init__(self, library: Library) -> None:
-        super().__init__()
-        self.calls: list[tuple[Any, bytes]] = []
-        self.obstacle: str | None = None
-        self._library = library
-        self._kept: list[Any] = []
-        self._program: Any = None
-
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        out = func(*args, **(kwargs or {}))
-        self._kept.append(out)
-        allocates = func.overloadpacket.__name__ in ALLOCATIONS
-        if not (allocates or func.is_view) and self.obstacle is None:
-            self.obstacle = str(func)
-        return out
-
-    def replay(self) -> None:
-        """Make the calls again, in one call without the interpreter's lock."""
-        assert self.obstacle is None, f"{self.obstacle} was not recorded"
-        if self._program is None:
-            texts = [ctypes.create_string_buffer(a, len(a)) for _, a in self.calls]
-            entries = [
-                entry
-                for (function, _), text in zip(self.calls, texts, strict=True)
-                for entry in (ctypes.cast(function, ctypes.c_void_p).value, ctypes.addressof(text))
-            ]
-            self._program = (ctypes.c_void_p * len(entries))(*entries)
-            self._kept.append(texts)
-        self._library.functions.pieria_replay(self._program, len(self.calls))
-
-
-ALLOCATIONS = ("empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided")
-
-
-@contextmanager
-def record() -> Iterator[Recording]:
-    """Record the kernel calls of this thread's code inside; only one at a time."""
-    library = active()
-    assert library.recording is None, "a recording is being made"
-    recording = Recording(library)
-    library.recording = recording
-    try:
-        with recording:
-            yield recording
-    finally:
-        library.recording = None

@@ -22,26 +22,71 @@ inline int64_t panel_size(int64_t inputs) {
     return steps_of<M>(inputs) * PANEL;
 }
 
-// Rows [first, first + rows) of x as a tile reads them: [steps][rows].
-template <class T>
-inline void pack_rows(const T* x, int64_t stride, int64_t rows, int64_t inputs,
-                      typename Mode<T>::A* out) {
+// Rows of x as a tile reads them, [steps][rows]; row_of(r) is where row r is.
+template <class T, class RowOf>
+inline void pack_rows(RowOf&& row_of, int64_t rows, int64_t inputs, typename Mode<T>::A* out) {
     using M = Mode<T>;
     const int64_t whole = inputs / M::DEPTH;
     for (int64_t r = 0; r < rows; ++r) {
-        const T* row = x + r * stride;
+        const T* row = row_of(r);
         if constexpr (M::DEPTH == 1) {
-            for (int64_t k = 0; k < whole; ++k) out[k * rows + r] = widen(row[k]);
+            for (int64_t k = 0; k < whole; ++k) out[k * rows + r] = M::join(row[k]);
         } else {
             for (int64_t k = 0; k < whole; ++k)
-                std::memcpy(&out[k * rows + r], row + k * M::DEPTH, sizeof *out);
-            if (whole * M::DEPTH < inputs) {
-                out[whole * rows + r] = 0;
-                std::memcpy(&out[whole * rows + r], row + whole * M::DEPTH, sizeof(T));
-            }
+                out[k * rows + r] = M::join(row[2 * k], row[2 * k + 1]);
+            if (2 * whole < inputs) out[whole * rows + r] = M::join(row[2 * whole], T{});
         }
     }
 }
+
+// The same of rows that are `stride` apart.
+template <class T>
+inline void pack_rows(const T* x, int64_t stride, int64_t rows, int64_t inputs,
+                      typename Mode<T>::A* out) {
+    pack_rows<T>([&](int64_t r) { return x + r * stride; }, rows, inputs, out);
+}
+
+// One tile of x times one panel. With `next`, every step also fetches LINES lines from there on.
+template <class T, int R>
+inline void product(int64_t steps, const typename Mode<T>::A* a, const typename Mode<T>::B* panel,
+                    f32 (&c)[R][PANEL_VECTORS], const char* next) {
+    using M = Mode<T>;
+    constexpr int LINES = PANEL * sizeof(typename M::B) / 64;
+    std::memset(&c, 0, sizeof c);
+    if (next)
+        multiply<M, R, PANEL_VECTORS, LINES>(steps, a, R, panel, PANEL, c, next);
+    else
+        multiply<M, R, PANEL_VECTORS>(steps, a, R, panel, PANEL, c);
+}
+
+template <class T, int R>
+inline void add_bias(const void* bias, int64_t column, int64_t columns,
+                     f32 (&c)[R][PANEL_VECTORS]) {
+    if (!bias) return;
+    for (int v = 0; v < PANEL_VECTORS; ++v) {
+        const int64_t left = columns - v * LANES;
+        if (left <= 0) return;
+        const T* from = static_cast<const T*>(bias) + column + v * LANES;
+        const f32 b = left >= LANES ? load(from) : load(from, left);
+        for (int r = 0; r < R; ++r) c[r][v] += b;
+    }
+}
+
+template <class T, int R>
+inline void write(T* out, int64_t stride, int64_t columns, const f32 (&c)[R][PANEL_VECTORS]) {
+    for (int r = 0; r < R; ++r)
+        for (int v = 0; v < PANEL_VECTORS; ++v) {
+            const int64_t left = columns - v * LANES;
+            if (left >= LANES)
+                store(out + r * stride + v * LANES, c[r][v]);
+            else if (left > 0)
+                store(out + r * stride + v * LANES, c[r][v], left);
+        }
+}
+
+// Whether the next panel is worth fetching while this one is in use. With few rows memory is busy
+// anyway, and with many a panel's own time is short beside theirs.
+inline bool fetches_ahead(int64_t rows) { return rows >= 8 && rows <= 128; }
 
 // How rows are divided: blocks whose packed rows stay in the second level cache, and tiles in them,
 // each as even as can be.

@@ -1,8 +1,11 @@
 """Weights in panels, as the kernels for matrix products read them; `panels.h` has the layout."""
 
+from math import prod
+
 import torch
 from torch import Tensor
 
+from pieria.hardware import memory
 from pieria.kernels.cpu import native
 from pieria.ops import Weight
 
@@ -10,6 +13,30 @@ FORMAT = "panels"
 WIDTH = 32
 """Outputs in a panel."""
 
+SLAB_BYTES = 64 << 20
+ALIGNMENT = 64
+
+
+class Memory:
+    """Memory for weights, in pieces of a few large slabs: small allocations get no large pages.
+
+    A slab is given back when no weight in it is left.
+    """
+
+    def __init__(self) -> None:
+        self._slab = torch.empty(0, dtype=torch.uint8)
+        self._used = 0
+
+    def take(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+        size = prod(shape) * dtype.itemsize
+        begin = -(-self._used // ALIGNMENT) * ALIGNMENT
+        if begin + size > len(self._slab):
+            self._slab, begin = memory.zeros(max(size, SLAB_BYTES)), 0
+        self._used = begin + size
+        return self._slab[begin : begin + size].view(dtype).view(shape)
+
+
+_memory = Memory()
 _pack = native.kernel("pack_weight", "qPqqqP")
 
 
@@ -20,7 +47,7 @@ def pack(weight: Tensor) -> Weight | None:
     outputs, inputs = weight.shape[-2:]
     depth = 2 if paired(weight.dtype) else 1
     panels, steps = -(-outputs // WIDTH), -(-inputs // depth)
-    packed = weight.new_empty(*weight.shape[:-2], panels, steps, WIDTH, depth)
+    packed = _memory.take((*weight.shape[:-2], panels, steps, WIDTH, depth), weight.dtype)
     flat = weight.reshape(-1, outputs, inputs)
     if flat.stride(2) != 1:
         flat = flat.contiguous()
@@ -47,7 +74,7 @@ def dense(weight: Weight) -> Tensor:
 
 def paired(dtype: torch.dtype) -> bool:
     """Whether a step of a product takes two neighbours along the inputs."""
-    return dtype == torch.bfloat16 and native.active().name == "avx512_bf16"
+    return dtype == torch.bfloat16
 
 
 def is_panels(weight: Tensor | Weight, dtype: torch.dtype) -> bool:

@@ -166,6 +166,22 @@ inline void store(T* to, f32 v, int64_t count) {
 
 inline f32 max(f32 a, f32 b) { return a > b ? a : b; }
 
+// A bit for each lane of a comparison that holds.
+inline uint32_t bits(i32 holds) {
+#if defined(__AVX512DQ__)
+    return _mm512_movepi32_mask(reinterpret_cast<__m512i>(holds));
+#elif defined(__AVX2__)
+    __m256 halves[2];
+    std::memcpy(halves, &holds, sizeof holds);
+    return static_cast<uint32_t>(_mm256_movemask_ps(halves[0]) |
+                                 _mm256_movemask_ps(halves[1]) << 8);
+#else
+    uint32_t found = 0;
+    for (int i = 0; i < LANES; ++i) found |= static_cast<uint32_t>(holds[i] & 1) << i;
+    return found;
+#endif
+}
+
 // Lanes are joined in one order, whatever the instruction set.
 inline float sum(f32 v) {
     float x[LANES];

@@ -1,0 +1,110 @@
+"""Steps recorded as a flat list of kernel calls over fixed memory, and made again in one call.
+
+Knows kernels' calls and what torch does beside them. Knows no op and no model.
+"""
+
+import ctypes
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from pieria.kernels.cpu import native
+
+ALLOCATIONS = ("empty", "empty_like", "new_empty")
+ALIGNMENT = 64
+BLOCK_BYTES = 4 << 20
+
+
+class Arena:
+    """Memory for what steps make on the way. Recorded steps share it, as one runs at a time."""
+
+    def __init__(self) -> None:
+        self._blocks: list[Tensor] = []
+        self._block = self._used = 0
+
+    def rewind(self) -> None:
+        """Give all of it away again."""
+        self._block = self._used = 0
+
+    def like(self, x: Tensor) -> Tensor:
+        """A dense tensor of x's shape and dtype."""
+        size = x.numel() * x.element_size()
+        begin = -(-self._used // ALIGNMENT) * ALIGNMENT
+        while self._block < len(self._blocks) and begin + size > len(self._blocks[self._block]):
+            self._block, begin = self._block + 1, 0
+        if self._block == len(self._blocks):
+            self._blocks.append(torch.empty(max(size, BLOCK_BYTES), dtype=torch.uint8))
+        self._used = begin + size
+        found = self._blocks[self._block][begin : begin + size]
+        return found.view(x.dtype).view(x.shape)
+
+
+class Recording(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """The kernel calls that are made inside, to be made again on the same memory.
+
+    obstacle: the first thing that was computed by something else, so that the calls alone are not
+    all there was; None: they are. at: what `progress` gave then.
+    """
+
+    def __init__(
+        self, library: native.Library, arena: Arena, progress: Callable[[], int]
+    ) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.obstacle: str | None = None
+        self.at = 0
+        self._progress = progress
+        self._library = library
+        self._arena = arena
+        self._calls: list[tuple[Any, bytes]] = []
+        self._program: Any = None
+        self._kept: list[Any] = []
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if func.overloadpacket.__name__ in ALLOCATIONS:
+            with torch.utils._python_dispatch._disable_current_modes():
+                like = func(*args, **{**(kwargs or {}), "device": "meta"})
+                return self._arena.like(like)
+        if not func.is_view and self.obstacle is None:
+            self.obstacle, self.at = str(func), self._progress()
+        return func(*args, **(kwargs or {}))
+
+    def add(self, function: Any, arguments: bytes) -> None:
+        self._calls.append((function, arguments))
+
+    def __len__(self) -> int:
+        return len(self._calls)
+
+    def replay(self) -> None:
+        """Make the calls again, in one call and without the interpreter's lock."""
+        assert self.obstacle is None, f"{self.obstacle} was not recorded"
+        if self._program is None:
+            texts = [ctypes.create_string_buffer(a, len(a)) for _, a in self._calls]
+            entries = [
+                entry
+                for (function, _), text in zip(self._calls, texts, strict=True)
+                for entry in (ctypes.cast(function, ctypes.c_void_p).value, ctypes.addressof(text))
+            ]
+            self._program = (ctypes.c_void_p * len(entries))(*entries)
+            self._kept.append(texts)
+        self._library.functions.pieria_replay(self._program, len(self._calls))
+
+
+@contextmanager
+def record(arena: Arena, progress: Callable[[], int]) -> Iterator[Recording]:
+    """Record the kernel calls inside; what they make is in `arena`. Only one at a time."""
+    library = native.active()
+    assert library.recorder is None, "a recording is being made"
+    recording = Recording(library, arena, progress)
+    arena.rewind()
+    library.recorder = recording.add
+    try:
+        with recording:
+            yield recording
+    finally:
+        library.recorder = None

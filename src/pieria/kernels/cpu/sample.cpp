@@ -1,0 +1,367 @@
+// Drawing tokens: the largest logit, or logit / temperature + noise, of each row.
+//
+// A token's noise comes of a hash of its number, so that every token that may win has to be hashed;
+// but what a hash must be for it to win is known beforehand, so that for nearly all of them no more
+// is computed. With top_k and top_p the few largest logits nearly always suffice.
+#include <cmath>
+
+#include "args.h"
+#include "largest.h"
+#include "rows.h"
+
+namespace pieria {
+namespace {
+
+// Row, token and value, in columns.
+struct Triplets {
+    const int64_t* rows;
+    const int64_t* tokens;
+    const float* values;
+    int64_t count;
+};
+
+// As in `ops.Draws`; null: no row uses it.
+struct Sample {
+    int64_t dtype;
+    const void* logits;
+    int64_t stride, rows, vocabulary;
+    const int64_t* keys;
+    const float* temperature;
+    const int64_t* top_k;
+    const float* top_p;
+    const float* min_p;
+    const float* repetition;
+    const float* presence;
+    const float* frequency;
+    Triplets history, bias;
+    int64_t* tokens;
+};
+
+enum Purpose { ADJUSTED = 14, WEIGHTS };
+
+constexpr uint64_t STEP = 0x9E3779B97F4A7C15;
+// How many of the likeliest tokens are looked at first, where it is not known how many it takes.
+constexpr int64_t FEW = 128;
+constexpr float LOWEST = std::numeric_limits<float>::lowest();
+
+using u64 = uint64_t __attribute__((vector_size(64)));
+using f64 = double __attribute__((vector_size(64)));
+using half_f32 = float __attribute__((vector_size(32)));
+constexpr int WIDE_LANES = 8;
+
+// SplitMix64 but for its last step, `bits ^ bits >> 31`, which leaves the upper 31 bits.
+template <class U>
+inline U mixed(U state) {
+    state = (state ^ state >> 30) * 0xBF58476D1CE4E5B9;
+    return (state ^ state >> 27) * 0x94D049BB133111EB;
+}
+
+// e^x for x <= 0 to about a unit in the last place; 0 below -708, 1 at 0.
+// Cody and Waite's reduction with fdlibm's halves of log 2, and Taylor's series.
+inline f64 wide_exp_of_negative(f64 x) {
+    const f64 low = -708.0 - f64{};
+    const f64 y = x < low ? low : x;
+    const f64 shift = 0x1.8p52 - f64{};
+    const f64 shifted = y * 1.4426950408889634 + shift;
+    const f64 n = shifted - shift;
+    const f64 r = (y - n * 6.93147180369123816490e-01) - n * 1.90821492927058770002e-10;
+    f64 p = 1.0 / 6227020800 - f64{};
+    for (const double factor : {1.0 / 479001600, 1.0 / 39916800, 1.0 / 3628800, 1.0 / 362880,
+                                1.0 / 40320, 1.0 / 5040, 1.0 / 720, 1.0 / 120, 1.0 / 24, 1.0 / 6,
+                                1.0 / 2, 1.0, 1.0})
+        p = p * r + factor;
+    // The low bits of `shifted` are n.
+    const u64 scaled = reinterpret_cast<u64>(p) + (reinterpret_cast<u64>(shifted) << 52);
+    return x < low ? f64{} : reinterpret_cast<f64>(scaled);
+}
+
+// One row's tokens in turn: which has the highest score.
+struct Contest {
+    uint64_t key;
+    double temperature;
+    double slack;  // more than the roundings in a score that may win
+    double score = -std::numeric_limits<double>::infinity();
+    int64_t token = 0;
+
+    Contest(int64_t of, float divisor, float top)
+        : key(static_cast<uint64_t>(of)),
+          temperature(divisor),
+          slack(1e-6 + (std::abs(scaled(top)) + 64) * 0x1p-51) {}
+
+    double scaled(float logit) const { return logit / temperature; }
+
+    void enter(int64_t number, float logit) {
+        uint64_t hash = mixed(key + static_cast<uint64_t>(number + 1) * STEP);
+        hash ^= hash >> 31;
+        // -log(-log(u)) exceeds x only if 1 - u is below e^-x; and a double's bits, taken for a
+        // number, are a logarithm that is too small by no more than 0.09.
+        const double rest = (static_cast<double>(~hash >> 12) + 0.5) * 0x1p-52;
+        int64_t exponent;
+        std::memcpy(&exponent, &rest, sizeof exponent);
+        const double logarithm = static_cast<double>(exponent) * 0x1p-52 - 1023;
+        const double own = scaled(logit);
+        if (logarithm > (own - score + slack) * 1.4426950408889634) return;
+        const double u = (static_cast<double>(hash >> 12) + 0.5) * 0x1p-52;
+        const double sum = own - std::log(-std::log(u));
+        if (sum > score || (sum == score && number < token)) {
+            score = sum;
+            token = number;
+        }
+    }
+};
+
+// All tokens with at least this logit.
+template <class T>
+void enter_all(Contest& contest, const Row<T>& row, const f32* maxima, float top, float least) {
+    contest.enter(place_of(row, maxima, top), top);
+    const float inverse = std::min(static_cast<float>(1 / contest.temperature), -LOWEST);
+    alignas(64) uint64_t hashes[GROUP];
+    u64 lanes;
+    for (int i = 0; i < WIDE_LANES; ++i) lanes[i] = (static_cast<uint64_t>(i) + 1) * STEP;
+    for (int64_t g = 0; g < row.groups; ++g) {
+        // How far each lane's largest score without noise is above the best score of all.
+        const auto ahead =
+            static_cast<float>(contest.scaled(top) - contest.score + contest.slack);
+        const f32 above = (maxima[g] - top) * inverse + ahead;
+        // u is at most 1 - 2^-53, whose noise is below 36.8.
+        if (!bits(maxima[g] >= least) || !bits(above > -37.0f)) continue;
+        // Only with 1 - u <= e^above can a token win: in 31 bits, rounded so that more do.
+        const f32 share = exp_of_negative(above > 0.0f ? f32{} : above) * 0x1.0008p31f;
+        const i32 fixed = __builtin_convertvector(share > 0x1.fffff0p30f ? f32{} : share, i32);
+        const i32 above_all = share > 0x1.fffff0p30f;
+        const i32 wanted = (0x7ffffffe - fixed) & ~above_all;
+        alignas(64) uint64_t thresholds[LANES];
+        for (int i = 0; i < LANES; ++i) thresholds[i] = static_cast<uint64_t>(wanted[i]) << 33;
+        u64 state = lanes + (contest.key + static_cast<uint64_t>(g * GROUP) * STEP);
+        u64 best[2] = {};
+        for (int64_t v = 0; v < 2 * GROUP_VECTORS; ++v) {
+            const u64 hash = mixed(state);
+            state += WIDE_LANES * STEP;
+            store_vector(hashes + v * WIDE_LANES, hash);
+            best[v % 2] = best[v % 2] > hash ? best[v % 2] : hash;
+        }
+        bool reached = false;
+        for (int i = 0; i < LANES; ++i)
+            reached |= best[i / WIDE_LANES][i % WIDE_LANES] >= thresholds[i];
+        if (!reached) continue;
+        const int64_t count = std::min(GROUP, row.size - g * GROUP);
+        for (int64_t i = 0; i < count; ++i) {
+            if (hashes[i] < thresholds[i % LANES]) continue;
+            const float logit = row.group(g, [&](const auto* x) { return widen(x[i]); });
+            if (logit >= least) contest.enter(g * GROUP + i, logit);
+        }
+    }
+}
+
+// What lies between two sums.
+struct Interval {
+    double low, high;
+};
+
+// e^(scaled - largest), summed over a row's tokens.
+template <class T>
+struct Total {
+    const Row<T>& row;
+    const f32* maxima;
+    float top, least;
+    double inverse;
+
+    // Known to be at least the sum of some; each lane's largest counts for all of its numbers.
+    Interval guessed(double some) const {
+        f32 sum = {};
+        for (int64_t g = 0; g < row.groups; ++g)
+            sum += exp_of_negative((maxima[g] - top) * static_cast<float>(inverse));
+        return {some, 1.01 * GROUP_VECTORS * static_cast<double>(pieria::sum(sum))};
+    }
+
+    // In float32, whose roundings come to less than 2e-5: of exponents to 87, and of 16 terms.
+    Interval rounded() const {
+        f64 sums[2] = {};
+        for (int64_t g = 0; g < row.groups; ++g) {
+            f32 sum = {};
+            row.group(g, [&](const auto* x) {
+                for (int64_t v = 0; v < GROUP_VECTORS; ++v) {
+                    const f32 numbers = load(x + v * LANES);
+                    const f32 weights =
+                        exp_of_negative((numbers - top) * static_cast<float>(inverse));
+                    sum += numbers >= least ? weights : f32{};
+                }
+            });
+            for (int i = 0; i < 2; ++i) sums[i] += half(sum, i);
+        }
+        const double sum = total(sums[0] + sums[1]);
+        return {sum * (1 - 2e-5), sum * (1 + 2e-5)};
+    }
+
+    Interval exact() const {
+        f64 sums[2] = {};
+        for (int64_t g = 0; g < row.groups; ++g) {
+            row.group(g, [&](const auto* x) {
+                for (int64_t v = 0; v < GROUP_VECTORS; ++v) {
+                    const f32 numbers = load(x + v * LANES);
+                    const f32 left = numbers >= least ? numbers : splat(-INFINITE);
+                    for (int i = 0; i < 2; ++i) sums[i] += weights(half(left, i));
+                }
+            });
+        }
+        const double sum = total(sums[0] + sums[1]);
+        return {sum, sum};
+    }
+
+    f64 weights(f64 logits) const {
+        return wide_exp_of_negative((logits - static_cast<double>(top)) * inverse);
+    }
+
+    static f64 half(f32 v, int i) {
+        half_f32 halves[2];
+        std::memcpy(halves, &v, sizeof v);
+        return __builtin_convertvector(halves[i], f64);
+    }
+    static double total(f64 v) {
+        return ((v[0] + v[4]) + (v[2] + v[6])) + ((v[1] + v[5]) + (v[3] + v[7]));
+    }
+};
+
+// How many of the likeliest tokens top_p leaves: `count` if `wanted`, the weight to reach, is not
+// reached before; -1 if it is not known well enough to tell.
+int64_t reaching(const double* weights, int64_t count, Interval wanted) {
+    double before = weights[0];
+    for (int64_t i = 1; i < count; ++i) {
+        if (before >= wanted.low) return before >= wanted.high ? i : -1;
+        before += weights[i];
+    }
+    return count;
+}
+
+// The same, with a total that is computed as exactly as it takes. all: these tokens are all whose
+// weights count.
+template <class T>
+int64_t leading(const Total<T>& total, const uint64_t* entries, int64_t count, double top_p,
+                bool all) {
+    auto* weights = scratch<double>(WEIGHTS, count + WIDE_LANES);
+    for (int64_t i = 0; i < count; i += WIDE_LANES) {
+        f64 logits;
+        for (int lane = 0; lane < WIDE_LANES; ++lane)
+            logits[lane] = number_in(entries[std::min(i + lane, count - 1)]);
+        store_vector(weights + i, total.weights(logits));
+    }
+    double sum = 0;
+    for (int64_t i = 0; i < count; ++i) sum += weights[i];
+    const auto with = [&](Interval known) {
+        return reaching(weights, count, {top_p * known.low, top_p * known.high});
+    };
+    if (all) return with({sum, sum});
+    int64_t found = with(total.guessed(sum));
+    if (found < 0 || found == count) found = with(total.rounded());
+    return found < 0 ? with(total.exact()) : found;
+}
+
+// Those of the tokens with at least this logit that top_k, then top_p leave.
+template <class T>
+void enter_likeliest(Contest& contest, const Row<T>& row, const f32* maxima, float top, float least,
+                     int64_t top_k, double top_p) {
+    const Total<T> total{row, maxima, top, least, 1 / contest.temperature};
+    const bool counted = top_k > 0 && top_k < row.size;
+    // With top_p alone nobody knows how many it takes.
+    for (int64_t wanted = counted ? top_k : FEW;; wanted *= 16) {
+        const Largest found = largest_of(row, maxima, top, wanted, least);
+        int64_t count = counted ? std::min(top_k, found.count) : found.count;
+        if (top_p < 1) {
+            const bool all = counted || found.all;
+            const int64_t left = leading(total, found.entries, count, top_p, all);
+            if (left == count && !all) continue;
+            count = left;
+        }
+        for (int64_t i = 0; i < count; ++i)
+            contest.enter(place_in(found.entries[i]), number_in(found.entries[i]));
+        return;
+    }
+}
+
+// The smallest float32 that, divided by the temperature, is not below the bound of min_p.
+float least_of(double temperature, float top, double min_p) {
+    const double bound = top / temperature + std::log(min_p);
+    auto least = static_cast<float>(bound * temperature);
+    while (least / temperature >= bound) least = std::nextafter(least, -INFINITE);
+    while (least / temperature < bound) least = std::nextafter(least, INFINITE);
+    return std::max(least, LOWEST);
+}
+
+template <class T>
+int64_t drawn(const Sample& a, int64_t r, const Row<T>& row, const f32* maxima, float top) {
+    const double top_p = a.top_p ? a.top_p[r] : 1;
+    const int64_t top_k = a.top_k ? a.top_k[r] : 0;
+    if (!a.temperature || !(a.temperature[r] > 0) || !std::isfinite(top))
+        return place_of(row, maxima, top);
+    Contest contest(a.keys[r], a.temperature[r], top);
+    const float least = a.min_p && a.min_p[r] != 0
+                            ? least_of(contest.temperature, top, a.min_p[r])
+                            : LOWEST;
+    if (!(top >= least)) return 0;
+    if (top_p < 1 || (top_k > 0 && top_k < row.size))
+        enter_likeliest(contest, row, maxima, top, least, top_k, top_p);
+    else
+        enter_all(contest, row, maxima, top, least);
+    return contest.token;
+}
+
+// body(token, value) for each of the row's triplets. sorted: whether they are by row.
+template <class Body>
+void each_of(const Triplets& all, bool sorted, int64_t row, Body&& body) {
+    const int64_t* end = all.rows + all.count;
+    for (const int64_t* at = sorted ? std::lower_bound(all.rows, end, row) : all.rows; at < end;
+         ++at) {
+        if (*at == row)
+            body(all.tokens[at - all.rows], all.values[at - all.rows]);
+        else if (sorted)
+            break;
+    }
+}
+
+// The product in float32, which no compiler joins with a sum: in float64 it is exact.
+float product(float a, float b) { return static_cast<float>(static_cast<double>(a) * b); }
+
+float penalized(const Sample& a, int64_t r, float logit, float times) {
+    if (a.repetition)
+        logit = logit > 0 ? logit / a.repetition[r] : product(logit, a.repetition[r]);
+    if (a.frequency) logit -= product(a.frequency[r], times);
+    if (a.presence) logit -= times > 0 ? a.presence[r] : 0.0f;
+    return logit;
+}
+
+template <class T>
+int64_t token_of(const Sample& a, int64_t r, bool biases_sorted, bool history_sorted) {
+    const Row<T> row(static_cast<const T*>(a.logits) + r * a.stride, a.vocabulary);
+    auto* maxima = scratch<f32>(MAXIMA, row.groups);
+    const float top = largest(row, maxima);
+    if (!std::isfinite(top)) return -1;
+    bool changed = false;
+    const auto see = [&](int64_t, float) { changed = true; };
+    each_of(a.bias, biases_sorted, r, see);
+    each_of(a.history, history_sorted, r, see);
+    if (!changed) return drawn(a, r, row, maxima, top);
+    auto* logits = scratch<float>(ADJUSTED, a.vocabulary);
+    const int64_t whole = a.vocabulary / LANES * LANES;
+    for (int64_t i = 0; i < whole; i += LANES) store(logits + i, load(row.numbers + i));
+    for (int64_t i = whole; i < a.vocabulary; ++i) logits[i] = widen(row.numbers[i]);
+    each_of(a.bias, biases_sorted, r, [&](int64_t token, float value) { logits[token] += value; });
+    each_of(a.history, history_sorted, r, [&](int64_t token, float times) {
+        logits[token] = penalized(a, r, logits[token], times);
+    });
+    const Row<float> adjusted(logits, a.vocabulary);
+    return drawn(a, r, adjusted, maxima, largest(adjusted, maxima));
+}
+
+}  // namespace
+
+PIERIA_KERNEL(sample, Sample) {
+    const auto sorted = [](const Triplets& t) { return std::is_sorted(t.rows, t.rows + t.count); };
+    const bool biases = sorted(a.bias), history = sorted(a.history);
+    with_type(a.dtype, [&]<class T>(T) {
+        parallel_rows(a.rows, a.vocabulary, [&](int64_t first, int64_t last) {
+            for (int64_t r = first; r < last; ++r) a.tokens[r] = token_of<T>(a, r, biases, history);
+        });
+    });
+}
+
+}  // namespace pieria

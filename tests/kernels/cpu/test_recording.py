@@ -1,0 +1,69 @@
+"""Recorded calls against the same calls made anew, bit for bit."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from pieria import ops
+from pieria.kernels.cpu import native
+from pieria.kernels.cpu.recording import Arena, record
+from tests.ops.harness import only
+
+
+def test_a_replay_computes_from_what_is_in_the_inputs_then(isa: str) -> None:
+    with only("cpu", "torch"):
+        packed = tuple(ops.linear.pack(torch.randn(48, 32)) for _ in range(2))
+        norm, positions = torch.rand(32), torch.arange(5)
+        frequencies = torch.ones(8)
+        x = torch.randn(5, 32)
+
+        def network() -> Tensor:
+            normed = ops.rms_norm(x, norm, 1e-5)
+            first, second = ops.linears(normed, packed, (None, None))
+            turned = ops.rope(first.view(5, 3, 16), *ops.rotary(positions, frequencies))
+            return ops.sigmoid_gate(turned.flatten(1), second)
+
+        with record(Arena(), lambda: 0) as recording:
+            out = network()
+        assert recording.obstacle is None
+        assert torch.equal(out, network())
+        for _ in range(3):
+            x.copy_(torch.randn(5, 32))
+            positions += 100
+            wanted = network()
+            assert not torch.equal(out, wanted)
+            recording.replay()
+            assert torch.equal(out, wanted)
+
+
+def test_what_torch_computes_is_an_obstacle() -> None:
+    with only("cpu", "torch"):
+        x, norm = torch.randn(3, 16), torch.rand(16)
+        done: list[int] = []
+        with record(Arena(), done.__len__) as recording:
+            normed = ops.rms_norm(x, norm, 1e-5)
+            done.append(1)
+            torch.tanh(normed.view(48))
+            torch.relu(normed)
+        assert (recording.obstacle, recording.at) == ("aten.tanh.default", 1)
+        with pytest.raises(AssertionError, match=r"aten\.tanh\.default was not recorded"):
+            recording.replay()
+
+
+def test_recordings_share_the_arena_and_do_not_overlap_in_it() -> None:
+    arena = Arena()
+    with record(arena, lambda: 0):
+        first = [torch.empty(1000), torch.empty(7, dtype=torch.bfloat16), torch.empty(3_000_000)]
+    with record(arena, lambda: 0):
+        again = [torch.empty(1000), torch.empty(7, dtype=torch.bfloat16), torch.empty(3_000_000)]
+    assert [x.data_ptr() for x in first] == [x.data_ptr() for x in again]
+    spans = sorted((x.data_ptr(), x.data_ptr() + x.numel() * x.element_size()) for x in first)
+    assert all(end <= begin for (_, end), (begin, _) in zip(spans, spans[1:], strict=False))
+    assert all(x.data_ptr() % 64 == 0 for x in first)
+
+
+def test_only_one_recording_at_a_time() -> None:
+    again = record(Arena(), lambda: 0)
+    with record(Arena(), lambda: 0), pytest.raises(AssertionError, match="is being made"):
+        again.__enter__()
+    assert native.active().recorder is None
