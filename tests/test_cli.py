@@ -4,6 +4,7 @@ import asyncio
 import io
 import json
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,6 +20,7 @@ import pytest
 from pieria import LLM, SamplingParams, __version__, cli
 from pieria.clock import RealTime
 from pieria.engine.text import Delta
+from pieria.models.catalog import CATALOG, PackagedModel
 from tests.models import tiny
 
 TEMPLATE = "{% for m in messages %}{{ m.role[0] }}:{{ m.content }}\n{% endfor %}a:"
@@ -58,13 +60,17 @@ def refused(arguments: Sequence[str], capsys: pytest.CaptureFixture[str]) -> str
 
 
 HELP = {
-    "": ["serve", "chat", "generate", "pull", "devices", "bench"],
+    "": ["serve", "chat", "generate", "pull", "devices", "plan", "bench"],
     "serve": ["MODEL", "--port N", "--max-num-seqs N", "--tp N", "--api-key KEY", "--config FILE"],
-    "chat": ["MODEL", "--system TEXT", "--temperature X", "(default: 0.7)"],
+    "chat": ["MODEL", "--system TEXT", "--temperature X", "default: the model's own, else 0.7"],
     "generate": ["[PROMPT ...]", "--max-tokens N", "--block-size N", "--dtype"],
     "pull": ["name", "smollm2-135m"],
-    "devices": ["--no-measure"],
-    "bench": ["ops", "startup"],
+    "devices": ["--no-measure", "--spec NAME", "--json"],
+    "plan": ["check"],
+    "plan check": ["usage: pieria plan check", "DESIGN.yaml", "--json"],
+    "bench": ["ops", "startup", "serve", "throughput"],
+    "bench serve": ["--model MODEL", "--base-url URL", "--goodput NAME:MS", "--dtype"],
+    "bench throughput": ["--random-input-len N", "--output-json FILE", "--max-num-seqs N"],
     "bench ops": ["usage: pieria bench ops"],
     "bench startup": ["--streams"],
 }
@@ -132,6 +138,7 @@ def test_arguments_that_argparse_refuses(
         (["serve", "FOLDER", "--host=0.0.0.0"], "from other machines, and no API key is set"),
         (["serve", "FOLDER", "--port=70000"], "port=70000 must be from 0 to 65535"),
         (["serve", "FOLDER", "--host=192.0.2.1", "--api-key=k"], "cannot listen on host='192."),
+        (["serve", "FOLDER", "--port=0", "--kv-cache-memory-bytes=1"], "a cache of 1 B holds 0"),
         (["pull", "no-such-model"], "there is no such path, and it is no known name"),
     ],
 )
@@ -270,6 +277,34 @@ def test_a_config_file(
     assert "cannot read" in capsys.readouterr().err
 
 
+def test_options_that_are_not_given_are_the_models_or_ours() -> None:
+    silent, told = cli.GenerationOptions(), cli.GenerationOptions(temperature=1.5, max_tokens=7)
+    assert silent.params({}) == SamplingParams(temperature=0.7, max_tokens=None)
+    model = {"temperature": 0.2, "top_p": 0.9}
+    assert silent.params(model) == SamplingParams(**model, max_tokens=None)
+    assert told.params(model) == SamplingParams(temperature=1.5, top_p=0.9, max_tokens=7)
+
+
+@pytest.mark.parametrize("source", ["auto", "none"])
+def test_sampling_defaults_of_a_packaged_model(
+    source: str, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
+    (tmp_path / "generation_config.json").write_text('{"top_p": 0.75}')
+    model = PackagedModel("a", "", "b", 1, "", "", {"temperature": 0.25, "top_p": 0.5})
+    monkeypatch.setitem(CATALOG, "packaged", model)
+    monkeypatch.setattr("pieria.models.pull.pull", lambda name: tmp_path)
+    found: dict[str, Any] = {}
+
+    async def serve(state: Any, config: Any, clock: Any, load: Any) -> int:
+        found.update((await load()).defaults)
+        return 0
+
+    monkeypatch.setattr("pieria.server.serve.serve", serve)
+    assert cli.main(["serve", "packaged", f"--generation-config={source}", *FAST]) == 0
+    assert found == ({"temperature": 0.25, "top_p": 0.75} if source == "auto" else {})
+
+
 def test_pull_of_a_path(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["pull", str(folder)]) == 0
     assert capsys.readouterr().out == f"{folder}\n"
@@ -283,6 +318,28 @@ def test_devices(capsys: pytest.CaptureFixture[str]) -> None:
     for word in ("cpu", "memory", "cores", "native dtypes", "float32", "kernel backends", "gloo"):
         assert word in printed
     assert "bandwidth" not in printed
+
+
+def test_devices_as_json(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["devices", "--no-measure", "--spec", "cpu", "--json"]) == 0
+    (found,) = json.loads(capsys.readouterr().out)
+    assert found["device"] == "cpu"
+    assert found["numbers"][0]["label"] == "memory" and found["numbers"][0]["source"]
+    assert "threads" in found["facts"]
+
+
+def test_the_spec_of_a_device_that_is_not_here(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["devices", "--spec", "MTT S5000 x8"]) == 0
+    printed = capsys.readouterr().out
+    for word in ("bfloat16 peak", "385 TFLOP/s", "1024 TFLOP/s", "inferred", "392 GB/s", "WAIC"):
+        assert word in printed
+    assert cli.main(["devices", "--spec", "oisa-128", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["device"]["name"] == "MTT S5000 (60 MPs, liquid)"
+    assert found["cluster"]["numbers"][0]["value"] == 128
+    assert cli.main(["devices", "--spec", "mtt-s500"]) == 2
+    told = capsys.readouterr().err
+    assert "no device or cluster is called 'mtt-s500'; did you mean mtt-s5000" in told
 
 
 def talk(lines: Sequence[str], arguments: list[str], monkeypatch: Any, capsys: Any) -> list[str]:

@@ -20,6 +20,7 @@ from pieria.config import (
     option,
     print_decisions,
     size,
+    to_arguments,
 )
 
 
@@ -83,6 +84,48 @@ def test_every_kind_of_option_from_the_command_line() -> None:
     )
     assert engine == EngineConfig("m", 3, 0.25, 2 * 2**30, caching=False, mode="exact")
     assert server == HttpServerConfig(8000, ("a", "b"), "k", 3, Path("x/y"), True)
+
+
+def test_what_stands_alone_has_a_flag_where_that_is_wanted() -> None:
+    flagged = argparse.ArgumentParser()
+    add_arguments(flagged, EngineConfig, flagged=("model",))
+    [found] = collect(flagged.parse_args(["--model", "m"]), None, EngineConfig)
+    assert found == EngineConfig("m")
+    with pytest.raises(SystemExit):
+        flagged.parse_args(["m"])
+
+
+@given(
+    st.sampled_from(["", "m"]),
+    st.integers(1),
+    st.floats(0, 1),
+    st.none() | st.integers(0, 2**40),
+    st.booleans(),
+    st.sampled_from(["fast", "exact"]),
+    st.lists(st.sampled_from(["a", "b"])),
+    st.booleans(),
+)
+def test_a_config_becomes_the_command_line_that_gives_it(
+    model: str,
+    seqs: int,
+    fraction: float,
+    cache: int | None,
+    caching: bool,
+    mode: Literal["fast", "exact"],
+    names: list[str],
+    debug: bool,
+) -> None:
+    engine = EngineConfig(model, seqs, fraction, cache, caching=caching, mode=mode)
+    server = HttpServerConfig(served_model_name=tuple(names), debug=debug)
+    line = [*to_arguments(engine), *to_arguments(server)]
+    found = collect(parser().parse_args(line), None, EngineConfig, HttpServerConfig)
+    assert found == [engine, server]
+
+
+def test_what_has_its_default_is_left_out() -> None:
+    assert to_arguments(EngineConfig(fraction=0.25)) == ["--memory-fraction=0.25"]
+    assert to_arguments(EngineConfig("m", caching=False)) == ["m", "--no-caching"]
+    assert to_arguments(HttpServerConfig()) == []
 
 
 def test_a_repeated_flag_adds_values() -> None:

@@ -40,6 +40,7 @@ TORCH_FREE = (
     "llm",
     "engine.client",
     "engine.engine",
+    "engine.history",
     "engine.link",
     "engine.messages",
     "engine.pages",
@@ -53,6 +54,8 @@ TORCH_FREE = (
     "engine.sampling_params",
     "engine.scheduler",
     "engine.text",
+    "hardware.catalog",
+    "hardware.listing",
     "models.catalog",
     "models.chat_template",
     "models.checkpoint",
@@ -61,6 +64,7 @@ TORCH_FREE = (
     "models.gguf_config",
     "models.gguf_deepseek",
     "models.gguf_experts",
+    "models.gguf_gemma",
     "models.gguf_parts",
     "models.gguf_qwen3_next",
     "models.gguf_vocabulary",
@@ -77,6 +81,8 @@ TORCH_FREE = (
     "models.template_sandbox",
     "models.tokenizer",
     "models.vocabularies",
+    "plan.check",
+    "plan.cli",
 )
 """Besides all of the server: what a process that computes nothing can import in a moment."""
 

@@ -5,6 +5,7 @@ import gc
 import json
 import os
 import re
+import shutil
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -20,6 +21,7 @@ from pieria.clock import RealTime
 from pieria.engine.client import EngineDead
 from pieria.engine.text import RequestFailed
 from pieria.llm import Logprob, RequestOutput
+from pieria.models.catalog import CATALOG, PackagedModel
 from tests.models import tiny
 
 TEMPLATE = (
@@ -251,6 +253,47 @@ def test_a_bad_prompt_in_a_batch_raises_and_leaves_nothing(llm: LLM) -> None:
     assert len(llm.generate(good, GREEDY, progress=False)) == 6
 
 
+def test_a_tokenizer_with_more_ids_than_the_model(folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
+    file = tmp_path / "tokenizer.json"
+    tokens = json.loads(file.read_text())
+    tokens["added_tokens"].append({**tokens["added_tokens"][0], "id": 204, "content": "<pad>"})
+    file.write_text(json.dumps(tokens))
+    with LLM(str(tmp_path), **OPTIONS) as llm:
+        assert llm.tokenizer.size == 205
+        with pytest.raises(ValueError, match="the prompt has token id 204; ids are .* below 204"):
+            llm.generate("a<pad>", GREEDY, progress=False)
+        biased = replace(GREEDY, logit_bias={204: 1.0})
+        with pytest.raises(ValueError, match="logit_bias has token id 204"):
+            llm.generate("a", biased, progress=False)
+        assert len(llm.generate("a", GREEDY, progress=False)[0].outputs[0].token_ids) == 8
+
+
+def test_sampling_defaults_are_the_models(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a packaged model's entry, and over it what its files say."""
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
+    (tmp_path / "generation_config.json").write_text('{"temperature": 0}')
+    model = PackagedModel("a", "", "b", 1, "", "", {"temperature": 1.0, "max_new_tokens": 3})
+    monkeypatch.setitem(CATALOG, "packaged", model)
+    monkeypatch.setattr("pieria.llm.pull", lambda name: tmp_path)
+    messages = [{"role": "user", "content": "Hi"}]
+    with LLM("packaged", **OPTIONS) as llm:
+        assert llm.sampling_defaults == {"temperature": 0, "max_tokens": 3}
+        greedy = SamplingParams(temperature=0, max_tokens=3)
+        wanted = llm.generate(["Hello", "Hi"], greedy, progress=False)
+        assert llm.generate(["Hello", "Hi"], progress=False) == wanted
+        said = "".join(delta.text for delta in llm.stream_chat(messages))
+        assert said == llm.chat(messages, greedy, progress=False)[0].outputs[0].text
+        assert len(llm.chat(messages, progress=False)[0].outputs[0].token_ids) == 3
+    with LLM("packaged", generation_config="none", **OPTIONS) as llm:
+        assert llm.sampling_defaults == {}
+        assert len(llm.generate("Hello", progress=False)[0].outputs[0].token_ids) == 16
+    with pytest.raises(ValueError, match="generation_config='some'; there are: auto, none"):
+        LLM("packaged", generation_config="some", **OPTIONS)  # type: ignore[arg-type]
+
+
 def test_stop_tokens_beyond_the_vocabulary_hurt_nobody(llm: LLM) -> None:
     odd = replace(GREEDY, stop_token_ids=[10**6], min_tokens=4)
     plain, found = llm.generate(["Hello", "Hello"], [GREEDY, odd], progress=False)
@@ -303,7 +346,7 @@ def test_decisions(llm: LLM) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"max_len": 5}, "unknown options: max_len; there are: block_size, device, dtype,"),
+        ({"max_len": 5}, "unknown options: max_len; there are: block_size, cpu_isa, device,"),
         ({"max_num_seqs": 0}, "max_num_seqs=0 must be at least 1"),
         ({"dtype": "int3"}, "dtype='int3'; there are: auto, float64"),
         ({"max_model_len": "many"}, r"Expected `int | null`, got `str` - at `$.max_model_len`"),

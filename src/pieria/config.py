@@ -18,7 +18,7 @@ import re
 import sys
 import types
 import typing
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -108,16 +108,19 @@ def format_size(count: int) -> str:
     return f"{count / _BINARY[name]:.2f}".rstrip("0").rstrip(".") + f" {name}"
 
 
-def add_arguments(parser: argparse.ArgumentParser, *classes: type[Any]) -> None:
+def add_arguments(
+    parser: argparse.ArgumentParser, *classes: type[Any], flagged: Collection[str] = ()
+) -> None:
     """Give `parser` a group for each Config, titled by the first line of its docstring.
 
+    flagged: fields that have a flag here even if they are positional elsewhere.
     What is given goes into the namespace under names that only `collect` knows.
     """
     for cls in classes:
         title, _, description = inspect.cleandoc(cls.__doc__ or cls.__name__).partition("\n")
         group = parser.add_argument_group(title.rstrip("."), description.strip() or None)
         for field in _fields(cls):
-            _add_argument(group, field)
+            _add_argument(group, field, field.option.positional and field.name not in flagged)
 
 
 def collect(namespace: argparse.Namespace, file: Path | None, *classes: type[Any]) -> list[Any]:
@@ -146,6 +149,24 @@ def collect(namespace: argparse.Namespace, file: Path | None, *classes: type[Any
             set_by = f" (set: {', '.join(given)})" if given else ""
             raise ValueError(f"{error}{set_by}") from error
     return instances
+
+
+def to_arguments(config: Any) -> list[str]:
+    """The command line that gives this instance of a Config; what has its default is left out."""
+    found: list[str] = []
+    for field in _fields(type(config)):
+        value, flag = getattr(config, field.name), field.flags[0]
+        if value == field.default:
+            continue
+        if field.option.positional:
+            found.extend(map(str, value) if field.many else [str(value)])
+        elif field.scalar is bool:
+            found.append(flag if value else flag.replace("--", "--no-", 1))
+        elif field.many:
+            found.extend([flag, *map(str, value)])
+        else:
+            found.append(f"{flag}={value}")
+    return found
 
 
 def print_decisions(decisions: Iterable[Decision], console: "Console | None" = None) -> None:
@@ -238,7 +259,7 @@ def _take_apart(hint: Any, described: Option) -> tuple[type, bool, tuple[Any, ..
     return hint, many, choices
 
 
-def _add_argument(group: Any, field: _Field) -> None:
+def _add_argument(group: Any, field: _Field, positional: bool) -> None:
     settings: dict[str, Any] = {"default": argparse.SUPPRESS, "help": _help(field)}
     if field.scalar is bool:
         group.add_argument(
@@ -247,7 +268,7 @@ def _add_argument(group: Any, field: _Field) -> None:
         return
     settings["type"] = lambda text: _from_text(field, text)
     settings["metavar"] = field.metavar
-    if field.option.positional:
+    if positional:
         group.add_argument(field.place, nargs="*" if field.many else "?", **settings)
     else:
         if field.many:

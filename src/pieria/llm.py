@@ -19,9 +19,10 @@ from pieria.engine.client import EngineClient
 from pieria.engine.messages import Ready, Stats
 from pieria.engine.plan import Logprob as TokenReport
 from pieria.engine.runner_config import RunnerConfig
-from pieria.engine.sampling_params import SamplingParams
+from pieria.engine.sampling_params import SamplingParams, sampling_defaults
 from pieria.engine.scheduler import SchedulerConfig
 from pieria.engine.text import Delta, TextEngine
+from pieria.models import catalog
 from pieria.models.chat_template import ChatTemplate
 from pieria.models.checkpoint import Checkpoint, open_checkpoint
 from pieria.models.keys import Keys
@@ -92,6 +93,7 @@ class LLM:
 
     runner: "generate" for texts and "pooling" for embeddings and scores; "auto" is "pooling" where
     the model's files say how its hidden states are pooled, or it is an encoder.
+    generation_config: "auto" takes sampling defaults from the model, "none" does not.
     options: those of `RunnerConfig` and `SchedulerConfig`, such as dtype="bfloat16" or
     max_num_seqs=8. ValueError for a bad option or a model that does not fit; OSError if it cannot
     be fetched; EngineDead if loading fails otherwise.
@@ -102,16 +104,21 @@ class LLM:
         model: str,
         *,
         runner: Literal["auto", "generate", "pooling"] = "auto",
+        generation_config: Literal["auto", "none"] = "auto",
         **options: Any,
     ) -> None:
         placed, scheduler = _configs(model, options)
         if runner not in RUNNERS:
             raise ValueError(f"runner={runner!r}; there are: {', '.join(RUNNERS)}")
+        if generation_config not in ("auto", "none"):
+            raise ValueError(f"generation_config={generation_config!r}; there are: auto, none")
         path = pull(model)
         placed = replace(placed, model=str(path))
         checkpoint = open_checkpoint(path)
         self.tokenizer = checkpoint.tokenizer()
         self._template = checkpoint.chat_template
+        says = (catalog.generation_config(model), checkpoint.generation_config)
+        self.sampling_defaults = sampling_defaults(*says) if generation_config == "auto" else {}
         self._embedder: Embedder | None = None
         if runner == "pooling" or (runner == "auto" and _pools(checkpoint)):
             from pieria.engine.embed import open_embedder
@@ -130,7 +137,9 @@ class LLM:
             raise
         self.max_model_len = ready.max_model_len
         self.decisions = tuple(Decision(*d) for d in ready.decisions)
-        self._engine = TextEngine(self._client, self.tokenizer, ready.max_model_len)
+        self._engine = TextEngine(
+            self._client, self.tokenizer, ready.max_model_len, ready.vocabulary
+        )
 
     def generate(
         self,
@@ -141,11 +150,11 @@ class LLM:
     ) -> list[RequestOutput]:
         """Continue each prompt, a text or a list of token ids; results in the prompts' order.
 
-        sampling_params: one for all, or one for each. ValueError for a prompt that cannot be
-        served, RequestFailed if the engine ends one with an error.
+        sampling_params: one for all, or one for each; default: the model's own. ValueError for a
+        prompt that cannot be served, RequestFailed if the engine ends one with an error.
         """
         batch = _batch(prompts)
-        each = _each(sampling_params, len(batch))
+        each = _each(sampling_params, self.sampling_defaults, len(batch))
         texts = [p if isinstance(p, str) else None for p in batch]
         ids = [self.tokenizer.encode(p) if isinstance(p, str) else list(p) for p in batch]
         return self._run(texts, ids, each, progress)
@@ -174,7 +183,7 @@ class LLM:
             )
             for conversation in many
         ]
-        each = _each(sampling_params, len(texts))
+        each = _each(sampling_params, self.sampling_defaults, len(texts))
         ids = [self.tokenizer.encode(text, add_special_tokens=False) for text in texts]
         return self._run(texts, ids, each, progress)
 
@@ -186,7 +195,8 @@ class LLM:
         Closing the iterator early aborts the request.
         """
         ids = self.tokenizer.encode(self._render(messages, None), add_special_tokens=False)
-        deltas = self._generating().stream(ids, sampling_params or SamplingParams())
+        [params] = _each(sampling_params, self.sampling_defaults, 1)
+        deltas = self._generating().stream(ids, params)
 
         async def following() -> Delta | None:
             return await anext(deltas, None)
@@ -376,9 +386,9 @@ def _batch(prompts: Prompt | Sequence[Prompt]) -> list[Prompt]:
 
 
 def _each(
-    params: SamplingParams | Sequence[SamplingParams] | None, count: int
+    params: SamplingParams | Sequence[SamplingParams] | None, defaults: dict[str, Any], count: int
 ) -> list[SamplingParams]:
-    given = SamplingParams() if params is None else params
+    given = SamplingParams(**defaults) if params is None else params
     each = [given] * count if isinstance(given, SamplingParams) else list(given)
     if len(each) != count:
         raise ValueError(f"{len(each)} sampling_params for {count} prompts")

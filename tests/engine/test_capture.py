@@ -94,14 +94,25 @@ def test_tokens_do_not_depend_on_what_else_runs(dtype: torch.dtype) -> None:
             {},
             {"records": True},
             {"max_num_batched_tokens": 5, "max_num_seqs": 4},
-            {"pages": 20},
         ):
             made = engine(decoder, **options)  # type: ignore[arg-type]
             for _ in range(2):  # the second time on cached beginnings
                 assert served(made, requests()) == alone, options
-            if "pages" in options:
-                assert made.stats.preemptions
             assert made.stats.prefix_hits
+
+
+def test_tokens_do_not_depend_on_preemption() -> None:
+    with only("cpu", "torch"):
+        decoder = model(torch.bfloat16)
+        adds = [add(str(i), prompt(10 + i, i), 40, ignore_eos=True, logprobs=0) for i in range(8)]
+        alone = {}
+        for message in adds:
+            alone |= served(engine(decoder), [message])
+        made = engine(decoder, records=True, pages=18)
+        for message in adds:
+            made.add(message)
+        assert served(made, []) == alone
+        assert made.stats.preemptions >= 5
 
 
 def test_what_cannot_be_recorded_is_said_once(caplog: pytest.LogCaptureFixture) -> None:

@@ -1,4 +1,4 @@
-"""Vectors and choices against transformers, however texts are batched."""
+"""Vectors and choices as sentence-transformers and transformers have them, in any batch."""
 
 import re
 from pathlib import Path
@@ -7,9 +7,11 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, Transformer
 from torch import Tensor
 
-from pieria import ops
+from pieria import LLM, ops
 from pieria.engine.embed import Embedder, open_embedder
 from pieria.engine.runner_config import RunnerConfig
 from pieria.models.config import ModelConfig
@@ -45,6 +47,38 @@ def expected(oracle: Any, folder: Path, pooling: str, normalize: bool) -> Tensor
 
 def ids_of(folder: Path) -> list[list[int]]:
     return [theirs(folder)(text).input_ids for text in TEXTS]
+
+
+def sentence_model(kind: str, pooling: str, folder: Path) -> SentenceTransformer:
+    """A random model with a pooling, in files that sentence-transformers wrote."""
+    plain = folder / "plain"
+    if kind == "BERT":
+        embedders.bert(plain)
+    else:
+        embedders.qwen3(plain, headless=True)
+    read = Transformer(str(plain))
+    if kind == "Qwen3":
+        # It fills up the shorter texts of a batch, for which a tokenizer needs a token.
+        read.tokenizer.pad_token = "<|endoftext|>"
+    parts = [read, Pooling(64, pooling), *([Normalize()] if pooling != "cls" else [])]
+    oracle = SentenceTransformer(modules=parts, prompts={"query": "the "}, device="cpu")
+    oracle.save(str(folder), create_model_card=False)
+    return oracle
+
+
+@pytest.mark.parametrize(
+    ("kind", "pooling"), [("BERT", "mean"), ("BERT", "cls"), ("Qwen3", "lasttoken")]
+)
+def test_vectors_are_those_of_sentence_transformers(
+    kind: str, pooling: str, tmp_path: Path
+) -> None:
+    oracle = sentence_model(kind, pooling, tmp_path)
+    with LLM(str(tmp_path), max_num_batched_tokens=128, device="cpu", threads=1) as llm:
+        for prompt in (None, "query"):
+            found = torch.tensor(llm.embed(TEXTS, prompt_name=prompt))
+            wanted = oracle.encode(TEXTS, prompt_name=prompt, convert_to_tensor=True)
+            assert wanted.std(0).mean() > 0.02
+            torch.testing.assert_close(found, wanted, atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("batch_tokens", [1, 16, 1000])
@@ -115,6 +149,14 @@ def test_texts_of_a_wrong_length_are_named(
     pooled(tmp_path, "mean", normalize=False)
     with pytest.raises(ValueError, match=message):
         opened(tmp_path, **options).embed([[4], [4] * length])
+
+
+def test_a_tokenizers_id_that_the_model_does_not_know_is_named(tmp_path: Path) -> None:
+    embedders.bert(tmp_path)
+    pooled(tmp_path, "mean", normalize=False)
+    known = len(embedders.WORDS)
+    with pytest.raises(ValueError, match=f"text 1 has token id {known}; ids are .* below {known}"):
+        opened(tmp_path).embed([[known - 1], [4, known]])
 
 
 def test_files_may_allow_shorter_texts_only(tmp_path: Path) -> None:

@@ -40,7 +40,32 @@ DELTA = {
 }
 WINDOWS = {"use_sliding_window": True, "sliding_window": 7}
 YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 128}
+LATENTS = {
+    "num_key_value_heads": 4,
+    "q_lora_rank": 12,
+    "kv_lora_rank": 16,
+    "qk_nope_head_dim": 8,
+    "qk_rope_head_dim": 4,
+    "v_head_dim": 8,
+    "first_k_dense_replace": 1,
+    "n_routed_experts": 8,
+    "n_shared_experts": 1,
+    "num_experts_per_tok": 3,
+    "moe_intermediate_size": 24,
+    "n_group": 4,
+    "topk_group": 2,
+}
 FAMILIES: dict[str, dict[str, Any]] = {
+    "Llama": {},
+    "Qwen2": {**WINDOWS, "max_window_layers": 1},
+    "DeepseekV2": {
+        **LATENTS,
+        "q_lora_rank": None,
+        "topk_method": "group_limited_greedy",
+        "routed_scaling_factor": 1.7,
+        "rope_scaling": {**YARN, "mscale": 0.7, "mscale_all_dim": 0.7},
+    },
+    "DeepseekV3": LATENTS,
     "Mistral": {"sliding_window": 15},
     "Mixtral": {"num_local_experts": 5, "num_experts_per_tok": 2},
     "Qwen2Moe": {**EXPERTS, "shared_expert_intermediate_size": 16},

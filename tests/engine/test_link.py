@@ -64,7 +64,7 @@ TO_ENGINE = [
     Shutdown(),
 ]
 FROM_ENGINE = [
-    Ready(4096, Stats(pages=9), (("dtype", "bfloat16", "asked for"),)),
+    Ready(4096, 151936, Stats(pages=9), (("dtype", "bfloat16", "asked for"),)),
     Progress((), Stats(), True),
     Progress(
         (

@@ -113,6 +113,7 @@ FROM_ENGINE = st.one_of(
     st.builds(
         Ready,
         max_model_len=COUNT,
+        vocabulary=COUNT,
         stats=STATS,
         decisions=st.lists(st.tuples(TEXT, TEXT, TEXT), max_size=2).map(tuple),
     ),
@@ -207,7 +208,9 @@ def test_what_a_request_needs(field: str) -> None:
         received(data, ToEngine)
 
 
-@pytest.mark.parametrize("message", [Ready(1, Stats()), Progress((), Stats(), True), Failed("x")])
+@pytest.mark.parametrize(
+    "message", [Ready(1, 2, Stats()), Progress((), Stats(), True), Failed("x")]
+)
 def test_the_engine_takes_no_message_of_its_own(message: object) -> None:
     with pytest.raises(msgspec.ValidationError, match="Invalid value"):
         received(message, ToEngine)

@@ -165,7 +165,7 @@ def test_nothing_is_left_of_what_was_evicted() -> None:
     for salt in "abcdef":
         store(cache, [1, 2, 3, 4, 5], (salt, ""))
     cache.pages.release(cache.pages.take(4))
-    assert (cache.pages.cached, cache._root.children, cache._of_page) == (0, {}, {})
+    assert (cache.pages.cached, cache._nodes, cache._of_page) == (0, {}, {})
     cache.check()
 
 
@@ -294,7 +294,7 @@ def test_with_a_page_that_all_tokens_see_the_others_of_its_node_go() -> None:
     cache.check()
     cache.pages.take(3)
     assert (cache.pages.cached, cache.pages.available) == (0, 2)
-    assert cache._root.children == {}
+    assert cache._nodes == {}
 
 
 def test_with_windows_alone_the_beginning_may_be_gone() -> None:
@@ -311,7 +311,7 @@ def test_with_windows_alone_the_beginning_may_be_gone() -> None:
     cache.release(matched.tables)
     cache.release(tables)
     cache.pages.take(10)
-    assert cache._root.children == {}, "nodes without pages lead somewhere or go"
+    assert cache._nodes == {}, "nodes without pages lead somewhere or go"
 
 
 # ---- states ----
@@ -664,12 +664,16 @@ _match, _publish, _slide = PrefixCache.match, PrefixCache.publish, PrefixCache.s
 _first_visible, _gap = PrefixCache.first_visible, PrefixCache._gap
 
 
-def _same_for_all_salts(self: PrefixCache, key: Key, tokens: Sequence[int], page: int) -> Any:
-    return _edge(self, ("", key[1]), tokens, page)
+def _same_for_all_salts(
+    self: PrefixCache, node: Any, key: Key, tokens: Sequence[int], page: int
+) -> Any:
+    return _edge(self, node, ("", key[1]), tokens, page)
 
 
-def _same_for_all_adapters(self: PrefixCache, key: Key, tokens: Sequence[int], page: int) -> Any:
-    return _edge(self, (key[0], ""), tokens, page)
+def _same_for_all_adapters(
+    self: PrefixCache, node: Any, key: Key, tokens: Sequence[int], page: int
+) -> Any:
+    return _edge(self, node, (key[0], ""), tokens, page)
 
 
 def _match_all_tokens(self: PrefixCache, key: Key, tokens: Sequence[int]) -> Found:

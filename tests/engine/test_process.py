@@ -1,5 +1,6 @@
 """The engine's loop: what it answers, when, and what ends it."""
 
+import itertools
 import queue
 import signal
 import socket
@@ -7,6 +8,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -112,7 +114,7 @@ class GatedFront(Front):
                 return super().receive()
 
         monkeypatch.setattr(process, "BlockingLink", Watched)
-        super().__init__(lambda settings: Prepared(runner, 64, 4, 200, frozenset({STOP})))
+        super().__init__(lambda settings: Prepared(runner, 64, 4, 200, 99, frozenset({STOP})))
         assert isinstance(self.link.receive(), Ready)
         assert receiving.acquire(timeout=20)
         assert receiving.acquire(timeout=20)
@@ -148,9 +150,10 @@ def tokens_of(news: list[Output]) -> list[int]:
 
 
 def test_ready_says_what_was_prepared() -> None:
-    front = Front(prepare, Start(settings(pages=31, max_model_len=77)))
+    front = Front(prepare, Start(settings(pages=31, max_model_len=77, vocabulary=55)))
     ready = front.link.receive()
-    assert (ready.max_model_len, ready.stats) == (77, Stats(pages=31))
+    assert (ready.max_model_len, ready.vocabulary) == (77, 55)
+    assert ready.stats == Stats(pages=31)
     assert [d[0] for d in ready.decisions] == ["torch"]
     front.link.send(Shutdown())
     assert [m for m in front.until_end() if not isinstance(m, Progress)] == []
@@ -281,11 +284,30 @@ def test_a_step_that_fails_ends_only_the_request_at_fault() -> None:
     front.until_end()
 
 
-def test_a_runner_that_is_lost_ends_the_engine(gated: GatedFront, runner: Gated) -> None:
+def test_a_runner_that_is_lost_ends_the_engine(
+    gated: GatedFront, runner: Gated, caplog: pytest.LogCaptureFixture
+) -> None:
     gated.link.send(add("a"))
     runner.go.put(RunnerLost("the device fell off the bus"))
-    assert gated.until_end() == [Failed("RunnerLost: the device fell off the bus")]
+    assert gated.until_end() == [Failed("the device fell off the bus")]
     assert runner.closed
+    assert "Traceback" not in caplog.text
+
+
+def test_a_runner_that_is_lost_while_idle_ends_the_engine(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(process, "HEARTBEAT_SECONDS", 0.005)
+    calls = itertools.count()
+
+    def check() -> None:
+        if next(calls) == 3:
+            raise RunnerLost("the device fell off the bus")
+
+    front = Front(lambda settings: replace(prepare(settings), check=check))
+    assert isinstance(front.link.receive(), Ready)
+    assert front.until_end() == [
+        *[Progress((), Stats(pages=64), True)] * 3,
+        Failed("the device fell off the bus"),
+    ]
 
 
 START_ERRORS = {

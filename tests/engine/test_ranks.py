@@ -1,7 +1,7 @@
 """Two tensor parallel processes over gloo give the tokens of one, and end together."""
 
-import re
 import socket
+import sys
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -11,9 +11,10 @@ import pytest
 import torch
 
 from pieria.engine.engine import Engine, RunnerLost
+from pieria.engine.plan import Chunk, StepPlan
 from pieria.engine.prefix_cache import PrefixCache
 from pieria.engine.process import Prepared
-from pieria.engine.ranks import loopback_store, prepare
+from pieria.engine.ranks import Run, loopback_store, prepare
 from pieria.engine.runner_config import RunnerConfig
 from pieria.engine.scheduler import Scheduler, SchedulerConfig
 from tests.engine.real import add, naive, run, tokens_of
@@ -42,8 +43,17 @@ def settings(folder: Path, **options: Any) -> dict[str, Any]:
 
 @pytest.fixture(params=["tensor", "pipeline"])
 def ranks(folder: Path, request: pytest.FixtureRequest) -> Iterator[Prepared]:
-    sizes = {f"{request.param}_parallel_size": 2}
-    prepared = prepare(settings(folder, threads=1, **sizes))
+    yield from started(folder, request.param)
+
+
+@pytest.fixture(params=["tensor", "pipeline"])
+def llama(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Prepared]:
+    tiny.write_tokenizer(tiny.save(tiny.model("Llama", torch.float64), tmp_path))
+    yield from started(tmp_path, request.param)
+
+
+def started(folder: Path, axis: str) -> Iterator[Prepared]:
+    prepared = prepare(settings(folder, threads=1, **{f"{axis}_parallel_size": 2}))
     yield prepared
     prepared.runner.close()
 
@@ -82,15 +92,46 @@ def test_each_rank_holds_a_part_of_the_cache(folder: Path) -> None:
     assert half.pages // 2 == whole.pages
 
 
-def test_a_rank_that_dies_ends_the_engine(ranks: Prepared) -> None:
-    made = engine(ranks)
+def test_a_rank_that_dies_ends_the_engine(llama: Prepared) -> None:
+    made = engine(llama)
     made.add(add("a", [1, 2, 3], 10, ignore_eos=True))
     made.step()
-    [process] = ranks.runner.processes  # type: ignore[attr-defined]
-    process.kill()
-    process.wait()
-    with pytest.raises(RunnerLost, match=re.escape("rank 1 exited with code -9")):
+    [peer] = llama.runner.peers  # type: ignore[attr-defined]
+    peer.process.kill()
+    with pytest.raises(RunnerLost, match="^rank 1: exited with code -9$"):
         made.step()
+
+
+def test_a_rank_that_dies_while_there_is_nothing_to_do(llama: Prepared) -> None:
+    assert llama.check is not None
+    llama.check()
+    [peer] = llama.runner.peers  # type: ignore[attr-defined]
+    peer.process.kill()
+    peer.process.wait()
+    with pytest.raises(RunnerLost, match="^rank 1: exited with code -9$"):
+        llama.check()
+
+
+def test_a_rank_that_fails_says_why(llama: Prepared, caplog: pytest.LogCaptureFixture) -> None:
+    made = engine(llama)
+    made.add(add("a", [1, 2, 3], 10, ignore_eos=True))
+    made.step()
+    [peer] = llama.runner.peers  # type: ignore[attr-defined]
+    beyond_its_pages = Chunk("b", 1000, (1,), ((0,),))
+    peer.link.send(Run(StepPlan((beyond_its_pages,))))
+    with pytest.raises(RunnerLost, match="^rank 1: IndexError: "):
+        made.step()
+    assert "rank 1 failed:\nTraceback" in caplog.text
+
+
+def test_a_fault_of_the_first_rank(llama: Prepared, monkeypatch: pytest.MonkeyPatch) -> None:
+    def run(plan: StepPlan) -> None:
+        raise MemoryError("not enough")
+
+    monkeypatch.setattr("pieria.engine.ranks.END_SECONDS", 0.01)
+    monkeypatch.setattr(llama.runner.own, "run", run)  # type: ignore[attr-defined]
+    with pytest.raises(RunnerLost, match="^rank 0: MemoryError: not enough$"):
+        llama.runner.run(StepPlan((Chunk("a", 0, (1,), ((0,),)),)))
 
 
 def test_a_size_that_does_not_divide_is_refused(folder: Path) -> None:
@@ -102,5 +143,42 @@ def test_a_rank_that_cannot_start_ends_the_engine(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("sys.executable", "/bin/false")
-    with pytest.raises(RunnerLost, match="rank 1 exited with code 1 at its start"):
+    with pytest.raises(RunnerLost, match="^rank 1: exited with code 1$"):
         prepare(settings(folder, tensor_parallel_size=2))
+
+
+PROGRAM = """#!{python}
+import sys
+from pieria.engine import ranks
+
+def place(settings, mesh):
+    {before}
+    placed(settings, mesh)
+    raise RuntimeError("a bad sector")
+
+placed, ranks.place = ranks.place, place
+ranks.main(sys.argv[3:])
+"""
+
+
+@pytest.mark.parametrize(
+    ("before", "error", "message"),
+    [
+        ("raise ValueError('no room')", ValueError, "^rank 1: no room$"),
+        ("pass", RunnerLost, "^rank 1: RuntimeError: a bad sector$"),
+    ],
+)
+def test_a_rank_that_does_not_get_ready(
+    before: str,
+    error: type[Exception],
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    tiny.write_tokenizer(tiny.save(tiny.model("Llama", torch.float64), tmp_path))
+    program = tmp_path / "python"
+    program.write_text(PROGRAM.format(python=sys.executable, before=before))
+    program.chmod(0o700)
+    monkeypatch.setattr("sys.executable", str(program))
+    with pytest.raises(error, match=message):
+        prepare(settings(tmp_path, tensor_parallel_size=2))

@@ -1,5 +1,6 @@
 """A request's arithmetic: what is left to compute, how the next token is drawn, when it ends."""
 
+from array import array
 from typing import Any
 
 import pytest
@@ -60,8 +61,8 @@ def test_every_wish_reaches_the_draw() -> None:
         position=5,
         seed=11,
         choice=2,
-        prompt=(5, 6, 7),
-        output=(8, 9),
+        seen=array("i", (5, 6, 7, 8, 9)).tobytes(),
+        times=array("i", (0, 0, 0, 1, 1)).tobytes(),
         bias=((3, 1.5), (2, -4.0)),
         **wishes,
     )
@@ -72,16 +73,30 @@ def test_no_top_k_has_two_spellings() -> None:
 
 
 @pytest.mark.parametrize(
-    "penalty", [{"presence_penalty": 0.1}, {"frequency_penalty": 0.1}, {"repetition_penalty": 0.9}]
+    ("penalty", "seen", "times"),
+    [
+        ({"repetition_penalty": 0.9}, (5, 6, 7, 8), (1, 0, 0, 2)),
+        ({"presence_penalty": 0.1}, (8, 5), (2, 1)),
+        ({"frequency_penalty": 0.1}, (8, 5), (2, 1)),
+        ({}, (), ()),
+    ],
 )
-def test_a_penalty_looks_at_prompt_and_output(penalty: dict[str, float]) -> None:
-    draw = request(output=(8,), **penalty).draw(EOS)
-    assert (draw.prompt, draw.output) == ((5, 6, 7), (8,))
+def test_what_penalties_look_at(
+    penalty: dict[str, float], seen: tuple[int, ...], times: tuple[int, ...]
+) -> None:
+    draw = request(output=(8, 5, 8), **penalty).draw(EOS)
+    assert array("i", draw.seen).tolist() == list(seen)
+    assert array("i", draw.times).tolist() == list(times)
 
 
-def test_without_a_penalty_no_history_is_sent() -> None:
-    draw = request(output=(8,)).draw(EOS)
-    assert (draw.prompt, draw.output) == ((), ())
+def test_penalties_see_what_came_since_the_last_draw() -> None:
+    one = request(output=(8,), repetition_penalty=1.5)
+    for token in (8, 3, 5, 5):
+        one.draw(EOS)
+        one.tokens.append(token)
+    draw = one.draw(EOS)
+    assert array("i", draw.seen).tolist() == [5, 6, 7, 8, 3]
+    assert array("i", draw.times).tolist() == [2, 0, 0, 2, 1]
 
 
 @pytest.mark.parametrize(

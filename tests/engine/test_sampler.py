@@ -1,6 +1,7 @@
 """A step's draws against a loop over rows that does what each draw says, in plain Python."""
 
 import math
+from array import array
 from typing import Any
 
 import pytest
@@ -31,10 +32,9 @@ def naive(logits_V: list[float], d: Draw) -> int:
     for token in d.banned:
         if token < VOCABULARY:
             scores[token] = -math.inf
-    for token in {*d.prompt, *d.output}:
+    for token, times in zip(array("i", d.seen), array("i", d.times), strict=True):
         factor = d.repetition_penalty
         scores[token] = scores[token] / factor if scores[token] > 0 else scores[token] * factor
-        times = d.output.count(token)
         scores[token] -= d.frequency_penalty * times + d.presence_penalty * (times > 0)
     if d.temperature == 0:
         return max(range(VOCABULARY), key=lambda t: (scores[t], -t))
@@ -58,10 +58,15 @@ def naive(logits_V: list[float], d: Draw) -> int:
     return max(left, key=lambda t: scores[t] + noise[t])
 
 
-TOKENS = st.lists(st.integers(0, VOCABULARY - 1), max_size=6).map(tuple)
+def made(history: dict[int, int], **fields: Any) -> Draw:
+    seen, times = array("i", history.keys()), array("i", history.values())
+    return Draw(seen=seen.tobytes(), times=times.tobytes(), **fields)
+
+
 # Steps that float32 holds exactly: the sampler's options go through it.
 DRAWS = st.builds(
-    Draw,
+    made,
+    history=st.dictionaries(st.integers(0, VOCABULARY - 1), st.integers(0, 4), max_size=9),
     position=st.integers(1, 1000),
     seed=st.integers(-(2**63), 2**63 - 1),
     choice=st.integers(0, 3),
@@ -72,8 +77,6 @@ DRAWS = st.builds(
     presence_penalty=st.sampled_from([0.0, 0.5, -1.5]),
     frequency_penalty=st.sampled_from([0.0, 0.25, -0.5]),
     repetition_penalty=st.sampled_from([1.0, 1.25, 0.5]),
-    prompt=TOKENS,
-    output=TOKENS,
     bias=st.dictionaries(st.integers(0, VOCABULARY + 3), st.sampled_from([-100.0, -2.0, 5.0])).map(
         lambda added: tuple(added.items())
     ),
@@ -101,7 +104,7 @@ def test_company_changes_nothing() -> None:
     plain = Draw(position=3, seed=1, temperature=1.0)
     others = [
         Draw(position=9, seed=2, temperature=0.5, top_k=3, bias=((1, 5.0),), banned=(2, 3)),
-        Draw(position=1, seed=3, repetition_penalty=1.5, prompt=(1, 2), output=(4, 4)),
+        made({1: 0, 2: 0, 4: 2}, position=1, seed=3, repetition_penalty=1.5),
         Draw(position=1, seed=3, top_p=0.5, min_p=0.1, temperature=2.0),
     ]
     alone = draw(logits_RV[:1], [plain]).tolist()

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pieria.engine.sampling_params import SamplingParams
+from pieria.engine.sampling_params import SamplingParams, sampling_defaults
 from tests.engine.profiles import STEADY
 
 TINY = math.nextafter(0.0, 1.0)
@@ -176,3 +176,19 @@ def test_biases_at_their_bounds() -> None:
 def test_params_do_not_change() -> None:
     with pytest.raises(AttributeError):
         SamplingParams().temperature = 0.0
+
+
+def test_defaults_are_translated() -> None:
+    given = {
+        "do_sample": True,
+        "temperature": 0.6,
+        "top_p": 0.95,
+        "top_k": None,
+        "max_new_tokens": 7,
+        "eos_token_id": [1, 2],
+    }
+    wanted = {"temperature": 0.6, "top_p": 0.95, "max_tokens": 7}
+    assert sampling_defaults(given) == wanted
+    # A later one wins where it says something.
+    assert sampling_defaults({"top_p": 0.5, "min_p": 0.1}, given) == {**wanted, "min_p": 0.1}
+    assert sampling_defaults() == {}

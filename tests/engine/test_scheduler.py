@@ -1203,12 +1203,16 @@ def _publish_what_is_not_full(
     return _publish(self, key, padded, tables, first, last, state)
 
 
-def _same_for_all_salts(self: PrefixCache, key: Key, tokens: Sequence[int], page: int) -> Any:
-    return _edge(self, ("", key[1]), tokens, page)
+def _same_for_all_salts(
+    self: PrefixCache, node: Any, key: Key, tokens: Sequence[int], page: int
+) -> Any:
+    return _edge(self, node, ("", key[1]), tokens, page)
 
 
-def _same_for_all_adapters(self: PrefixCache, key: Key, tokens: Sequence[int], page: int) -> Any:
-    return _edge(self, (key[0], ""), tokens, page)
+def _same_for_all_adapters(
+    self: PrefixCache, node: Any, key: Key, tokens: Sequence[int], page: int
+) -> Any:
+    return _edge(self, node, (key[0], ""), tokens, page)
 
 
 def _slide_too_early(self: PrefixCache, tables: Sequence[Table], computed: int) -> None:

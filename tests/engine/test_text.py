@@ -112,8 +112,10 @@ def report(token: int) -> Logprob:
     return Logprob(token, -token / 8, 1 + token)
 
 
-def engine(script: Script, limit: int | None = None, max_model_len: int = 1000) -> TextEngine:
-    return TextEngine(script, Pieces(), max_model_len, limit)  # type: ignore[arg-type]
+def engine(
+    script: Script, limit: int | None = None, max_model_len: int = 1000, vocabulary: int = 99
+) -> TextEngine:
+    return TextEngine(script, Pieces(), max_model_len, vocabulary, limit)  # type: ignore[arg-type]
 
 
 async def deltas_of(script: Script, prompt: Sequence[int] = (BOS, A), **params: Any) -> list[Delta]:
@@ -377,6 +379,14 @@ async def test_what_cannot_be_served_never_reaches_the_engine(
         async for _ in made.stream(prompt, SamplingParams(**{"max_tokens": 2, **params})):
             raise AssertionError
     assert str(raised.value) == message
+    assert script.adds == []
+
+
+async def test_ids_of_the_tokenizer_that_the_model_does_not_know_are_refused() -> None:
+    script = Script([A, EOS])
+    made = engine(script, vocabulary=A)
+    with pytest.raises(ValueError, match=f"the prompt has token id {A}; ids are integers below"):
+        await anext(made.stream([BOS, A], SamplingParams()))
     assert script.adds == []
 
 

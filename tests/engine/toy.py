@@ -155,9 +155,12 @@ def alone(
             story.prompt_logprobs.append(report(history.seen(), token, p.prompt_logprobs))
         history.read([token])
     stops = stop_ids | set(p.stop_token_ids or ())
-    looks_back = (p.presence_penalty, p.frequency_penalty, p.repetition_penalty) != (0, 0, 1)
     while story.finish_reason is None:
         drawn = len(story.tokens)
+        looked_at = [*add.tokens] * (p.repetition_penalty != 1)
+        if (p.presence_penalty, p.frequency_penalty, p.repetition_penalty) != (0, 0, 1):
+            looked_at += story.tokens
+        seen = list(dict.fromkeys(looked_at))
         draw = Draw(
             position=len(add.tokens) + drawn,
             seed=add.seed,
@@ -169,8 +172,8 @@ def alone(
             presence_penalty=p.presence_penalty,
             frequency_penalty=p.frequency_penalty,
             repetition_penalty=p.repetition_penalty,
-            prompt=add.tokens if looks_back else (),
-            output=tuple(story.tokens) if looks_back else (),
+            seen=array("i", seen).tobytes(),
+            times=array("i", map(story.tokens.count, seen)).tobytes(),
             bias=tuple(p.logit_bias.items()) if p.logit_bias else (),
             banned=tuple(sorted(stops)) if drawn < p.min_tokens else (),
             logprobs=p.logprobs,

@@ -63,6 +63,7 @@ def prepare(settings: dict[str, Any]) -> Prepared:
         pages=told.get("pages", 64),
         page_tokens=runner.page_tokens,
         max_model_len=told.get("max_model_len", 200),
+        vocabulary=told.get("vocabulary", 1000),
         stop_ids=frozenset({STOP}),
         decisions=(("torch", str("torch" in sys.modules), "a test"),),
         windows=runner.windows,

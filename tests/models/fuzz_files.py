@@ -21,8 +21,14 @@ from typing import Any
 import atheris
 
 with atheris.instrument_imports(include=["pieria.models"]):
+    from pieria.models import loader
+    from pieria.models.checkpoint import open_checkpoint
+    from pieria.models.gguf import FORMATS, read_gguf
     from pieria.models.gguf_config import hf_config
     from pieria.models.gguf_parts import read_gguf_parts
+    from pieria.models.keys import Keys
+    from pieria.models.names import Names, gguf_names, rooted
+    from pieria.models.registry import family, model_config
     from pieria.models.safetensors_file import read_header
     from pieria.models.tensor_reader import TensorReader
     from pieria.models.tokenizer import Tokenizer
@@ -31,10 +37,12 @@ import tokenizers
 import torch
 from tokenizers import models, normalizers, pre_tokenizers
 
-from pieria.models.gguf import FORMATS
+from pieria.models.decoder import Decoder
+from pieria.parallel.mesh import Mesh
 from tests.models.gguf_bytes import ARRAY, STRING, U32, file, pair, tensor, text
 from tests.models.gguf_keys import BYTES
-from tests.models.sentencepiece_bytes import model
+from tests.models.sentencepiece_bytes import model as sentencepiece_model
+from tests.models.small_configs import CONFIGS, GGUF_CONFIGS, GGUF_SIZES
 
 TEXT = "Ab 12!\n  <s>é\U0001f389 " * 3
 MOST_ELEMENTS = 1 << 16
@@ -52,6 +60,12 @@ def read(reader: TensorReader) -> None:
             reader.read_into(name, torch.empty(shape))
 
 
+def load(path: Path) -> None:
+    checkpoint = open_checkpoint(path)
+    model = loader.build(checkpoint, Mesh(), torch.float32)
+    loader.load(checkpoint, model, "cpu")
+
+
 def gguf(data: bytes, folder: Path) -> None:
     (folder / "m.gguf").write_bytes(data)
     found = read_gguf_parts(folder / "m.gguf")
@@ -60,6 +74,20 @@ def gguf(data: bytes, folder: Path) -> None:
     with suppress(ValueError):
         read(TensorReader(found.tensors))
     use(Tokenizer.from_gguf(found.metadata, "m.gguf"))
+
+
+def gguf_model(data: bytes, folder: Path) -> None:
+    (folder / "m.gguf").write_bytes(data)
+    load(folder / "m.gguf")
+
+
+def model(data: bytes, folder: Path) -> None:
+    """config.json, a byte 0, model.safetensors."""
+    config, _, tensors = data.partition(b"\0")
+    (folder / "model").mkdir(exist_ok=True)
+    (folder / "model" / "config.json").write_bytes(config)
+    (folder / "model" / "model.safetensors").write_bytes(tensors)
+    load(folder / "model")
 
 
 def safetensors(data: bytes, folder: Path) -> None:
@@ -117,6 +145,48 @@ def gguf_seeds() -> Iterator[bytes]:
         yield file(keys, parts, bytes(range(1, 9)) * (form.block_bytes // 4 + 8))
 
 
+def shapes(keys: Keys, names: Names) -> dict[str, tuple[int, ...]]:
+    """Of the tensors that a model with this config has."""
+    logical = Decoder(model_config(keys), Mesh(), torch.float32).logical()
+    places = (loader._places(weight, names, logical) for weight in logical)
+    return {place.name: place.stored for several in places for place in several}
+
+
+def typed(value: Any) -> tuple[int, bytes]:
+    if isinstance(value, str):
+        return STRING, text(value)
+    return (6, struct.pack("<f", value)) if value % 1 else (U32, struct.pack("<I", value))
+
+
+def gguf_model_seeds() -> Iterator[bytes]:
+    for arch, own in GGUF_CONFIGS.items():
+        keys = [pair(f"{arch}.{k}", *typed(v)) for k, v in {**GGUF_SIZES, **own}.items()]
+        keys.append(pair("general.architecture", STRING, text(arch)))
+        keys.append(pair("tokenizer.ggml.tokens", ARRAY, values(STRING, ["a", "b", "c"])))
+        with tempfile.TemporaryDirectory() as directory:
+            path = Path(directory) / "m.gguf"
+            path.write_bytes(file(keys))
+            config = Keys(hf_config(read_gguf(path)), arch)
+        parts, data = [], b""
+        for name, shape in shapes(config, gguf_names(model_config(config).family, ())).items():
+            parts.append(tensor(name, shape, 0, len(data)))
+            count = torch.Size(shape).numel()
+            data += struct.pack("<f", -1) * count + bytes(-4 * count % 32)
+        yield file(keys, parts, data)
+
+
+def model_seeds() -> Iterator[bytes]:
+    for name, config in CONFIGS.items():
+        keys = Keys(config, name)
+        header: dict[str, Any] = {}
+        end = 0
+        for name, shape in shapes(keys, rooted(family(keys).NAMES, ())).items():
+            begin, end = end, end + torch.Size(shape).numel()
+            header[name] = {"dtype": "F8_E4M3", "shape": shape, "data_offsets": [begin, end]}
+        head = json.dumps(header).encode()
+        yield json.dumps(config).encode() + b"\0" + struct.pack("<Q", len(head)) + head + bytes(end)
+
+
 def safetensors_seeds() -> Iterator[bytes]:
     for dtype, size in (("F32", 4), ("BF16", 2), ("F8_E4M3", 1)):
         entry = {"dtype": dtype, "shape": [2, 3], "data_offsets": [0, 6 * size]}
@@ -148,11 +218,15 @@ def tokenizer_json_seeds() -> Iterator[bytes]:
 def sentencepiece_seeds() -> Iterator[bytes]:
     pieces = [("<unk>", 0.0, 2), ("<s>", 0.0, 3), ("a", -1.0, 1), ("\u2581", -2.0, 1)]
     for kind in (1, 2):
-        yield model([*pieces, ("<0x0A>", 0.0, 6), ("\u2581a", -3.0, 1), ("b", -1.0, 4)], kind=kind)
+        yield sentencepiece_model(
+            [*pieces, ("<0x0A>", 0.0, 6), ("\u2581a", -3.0, 1), ("b", -1.0, 4)], kind=kind
+        )
 
 
 TARGETS: Mapping[str, tuple[Callable[[bytes, Path], None], Callable[[], Iterator[bytes]]]] = {
     "gguf": (gguf, gguf_seeds),
+    "gguf_model": (gguf_model, gguf_model_seeds),
+    "model": (model, model_seeds),
     "safetensors": (safetensors, safetensors_seeds),
     "tokenizer_json": (tokenizer_json, tokenizer_json_seeds),
     "sentencepiece": (sentencepiece, sentencepiece_seeds),
@@ -180,7 +254,7 @@ def main() -> None:
         for i, seed in enumerate(seeds()):
             once(seed)
             (corpus / str(i)).write_bytes(seed)
-        limits = ["-timeout=10", "-rss_limit_mb=2048", "-max_len=20000"]
+        limits = ["-timeout=10", "-rss_limit_mb=2048", "-max_len=30000"]
         atheris.Setup([sys.argv[0], *limits, *options, str(corpus)], once)
         atheris.Fuzz()
 

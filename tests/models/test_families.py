@@ -83,6 +83,7 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "mixtral": ("Mixtral", {"num_local_experts": 6, "num_experts_per_tok": 3}),
     "mixtral windows": ("Mixtral", {"num_local_experts": 4, "sliding_window": 7}),
     "gpt-oss": ("GptOss", GPT_OSS),
+    "gpt-oss of another slope": ("GptOss", {**GPT_OSS, "swiglu_alpha": 1.2}),
     "gpt-oss windows": (
         "GptOss",
         {**GPT_OSS, "layer_types": ["full_attention", "sliding_attention", "sliding_attention"]},

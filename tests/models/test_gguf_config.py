@@ -62,6 +62,7 @@ def test_smollm2(smollm2: Path) -> None:
         "tie_word_embeddings": True,
         "hidden_act": "silu",
         "attention_bias": False,
+        "mlp_bias": False,
         "bos_token_id": 1,
         "eos_token_id": 2,
     }
@@ -110,6 +111,9 @@ def test_qwen2() -> None:
             {"llama.rope.scaling.type": "linear", "llama.rope.scaling.factor": 2.0},
             {"rope_type": "linear", "factor": 2.0},
         ),
+        ({"llama.rope.scaling.factor": 2.0}, {"rope_type": "linear", "factor": 2.0}),
+        ({"llama.rope.scaling.type": "none", "llama.rope.scaling.factor": 2.0}, None),
+        ({"llama.rope.scaling.type": "linear"}, None),
         (
             {"llama.rope.scaling.type": "yarn", "llama.rope.scaling.factor": 2.0},
             {"rope_type": "yarn", "factor": 2.0},
@@ -120,12 +124,14 @@ def test_qwen2() -> None:
                 "llama.rope.scaling.factor": 2.0,
                 "llama.rope.scaling.original_context_length": 64,
                 "llama.rope.scaling.yarn_beta_fast": 16.0,
+                "llama.rope.scaling.yarn_attn_factor": 1.1,
             },
             {
                 "rope_type": "yarn",
                 "factor": 2.0,
                 "original_max_position_embeddings": 64,
                 "beta_fast": 16.0,
+                "attention_factor": 1.1,
             },
         ),
     ],
@@ -159,6 +165,12 @@ def test_rope_factors(tmp_path: Path) -> None:
         ),
         ({"llama.expert_count": True}, "num_local_experts=True must be a positive integer"),
         ({"tokenizer.ggml.tokens": None}, "model.gguf: there is no vocabulary"),
+        (
+            {"llama.attention.causal": False},
+            "attention.causal=False: tokens see what is before them in this architecture",
+        ),
+        ({"llama.rope.scaling.attn_factor": 1.2}, "rope.scaling.attn_factor=1.2: it is not"),
+        ({"llama.attention.sliding_window_pattern": 4}, "attention.sliding_window_pattern=4: it"),
     ],
 )
 def test_what_cannot_be_told_is_refused(changes: dict[str, Any], message: str) -> None:
@@ -180,7 +192,7 @@ def test_llamas_architecture_with_experts_is_mixtral() -> None:
     [
         (tensor("F16"), {}),
         (tensor(shape=(2, 4)), {}),
-        (tensor(), {"llama.rope.scaling.type": "linear"}),
+        (tensor(), {"llama.rope.scaling.factor": 2.0}),
     ],
 )
 def test_strange_rope_factors_are_refused(factors: Any, changes: dict[str, Any]) -> None:

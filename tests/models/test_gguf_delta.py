@@ -189,6 +189,25 @@ def test_layers_that_predict_further_tokens_are_not_read(tmp_path: Path) -> None
     assert error(ours(model, TOKENS), ours(read(folder, torch.float32), TOKENS)) <= 1e-5
 
 
+@pytest.mark.parametrize("arch", ["qwen3next", "qwen35moe"])
+def test_what_enters_experts_may_be_one(
+    arch: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the converter makes it if it is asked to."""
+    oracle, folder, _ = made_of(arch, gguf.GGMLQuantizationType.F32, tmp_path)
+    tensors = renamed(folder, oracle.config)
+    for layer in range(4):
+        start = f"blk.{layer}.ffn_"
+        parts = [tensors.pop(f"{start}{part}_exps.weight") for part in ("gate", "up")]
+        tensors[f"{start}gate_up_exps.weight"] = torch.cat(parts, 1)
+    monkeypatch.setitem(globals(), "renamed", lambda *a: tensors)
+    file = write(oracle, folder, tmp_path / "one.gguf", arch, gguf.GGMLQuantizationType.F32)
+    for mesh in (None, Mesh(tp=2, ep=2, rank=3)):
+        found = dict(read(file, torch.float32, mesh).named_parameters())
+        for name, weight in read(folder, torch.float32, mesh).named_parameters():
+            torch.testing.assert_close(found[name], weight, atol=1e-6, rtol=1e-6, msg=name)
+
+
 def test_a_rate_that_is_not_below_zero_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,5 +1,8 @@
 """The proposed shapes add up to what is known of the model."""
 
+from functools import partial
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -12,6 +15,9 @@ from pieria.models.keys import Keys
 from pieria.models.registry import model_config
 from pieria.parallel.mesh import Mesh
 from tests.engine.real import fill
+from tests.models import tiny as oracles
+from tests.models.test_families import error, ours, read
+from tests.models.traced import product_flops
 
 
 def parameters(config: ModelConfig) -> tuple[int, int]:
@@ -53,10 +59,26 @@ def test_flops_are_two_for_each_active_parameter(name: str) -> None:
     tokens = torch.empty(64, dtype=torch.int64, device="meta")
     with ops.trace() as calls:
         model.logits(model(tokens, Packed(tokens, (64,))))
-    products = ("linear", "head_linear", "experts")
-    flops = sum(call.cost.flops for call in calls if call.op.name in products)
     used = parameters(config)[1] - config.vocabulary * config.hidden
-    assert flops == pytest.approx(2 * 64 * used, rel=1e-3)
+    assert product_flops(calls) == pytest.approx(2 * 64 * used, rel=1e-3)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_logits_are_those_of_transformers(name: str, tmp_path: Path) -> None:
+    """Of the published families whose forms these are; of the dense one with the vendor's norm."""
+    config = tiny(name)
+    own = {k: v for k, v in config.items() if k not in ("architectures", "model_type")}
+    if name == "jiutian-35b-mla":
+        own["num_key_value_heads"] = own["num_attention_heads"]
+    make = {
+        "jiutian-35b-moe": partial(oracles.model, "Qwen3Moe"),
+        "jiutian-35b-mla": partial(oracles.model, "DeepseekV2"),
+        "jiutian-35b-dense": oracles.jiutian,
+    }
+    made = make[name](**own)
+    folder = oracles.save(made, tmp_path, **{**config, "rope_parameters": None})
+    tokens = torch.randint(0, 203, (40,), generator=torch.Generator().manual_seed(1))
+    assert error(ours(read(folder, torch.float32), tokens), oracles.logits(made, tokens)) <= 1e-4
 
 
 @pytest.mark.parametrize("name", CONFIGS)

@@ -4,7 +4,7 @@ from typing import Any
 import pytest
 
 from pieria.models.config import ModelConfig, Rope
-from pieria.models.keys import Keys
+from pieria.models.keys import Keys, naming
 from pieria.models.registry import model_config
 from tests.models.tiny import SHAPE
 
@@ -60,3 +60,15 @@ def test_nothing_comes_from_anywhere_but_the_config() -> None:
     assert (made.hidden, made.vocabulary, made.context, len(made.layers)) == (64, 204, 512, 3)
     assert (layer.norm.eps, layer.mlp.size, layer.mixer.qkv_bias) == (0.25, 77, True)
     assert (layer.mixer.head_dim, layer.mixer.scale) == (32, 32**-0.5)
+
+
+def test_who_does_not_know_the_file_need_not_name_it() -> None:
+    for message, wanted in (
+        ("top=7 must be less", "a/b: top=7 must be less"),
+        ("a/b: top=7 must be less", "a/b: top=7 must be less"),
+        ("a/b/model.safetensors: cut short", "a/b/model.safetensors: cut short"),
+        ("a/bc is another", "a/b: a/bc is another"),
+    ):
+        with pytest.raises(ValueError) as caught, naming("a/b"):
+            raise ValueError(message)
+        assert str(caught.value) == wanted

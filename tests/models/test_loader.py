@@ -58,6 +58,19 @@ def test_tensors_that_do_not_fit_are_named(folder: Path, changes: Any, message: 
         read(folder, torch.float32)
 
 
+@pytest.mark.parametrize(
+    ("kind", "key", "value"),
+    [("Llama", "num_hidden_layers", 1000), ("Mixtral", "num_local_experts", 60_000)],
+)
+def test_a_config_of_a_much_larger_model_is_refused(
+    kind: str, key: str, value: int, tmp_path: Path
+) -> None:
+    """Without a look for each tensor that it would have."""
+    folder = tiny.save(tiny.model(kind), tmp_path, **{key: value})
+    with pytest.raises(ValueError, match=r"there are \d+ tensors, too few for the config's \d+"):
+        read(folder, torch.float32)
+
+
 def test_what_the_config_implies_may_be_there(folder: Path) -> None:
     change(folder, **{"model.layers.0.self_attn.rotary_emb.inv_freq": torch.ones(8)})
     read(folder, torch.float32)
@@ -121,7 +134,7 @@ def write_gguf(oracle: Any, path: Path, arch: str, kind: Any, *, permuted: bool)
             ("q_proj", config.num_attention_heads),
             ("k_proj", config.num_key_value_heads),
         ):
-            if permuted and f"{part}.weight" in name:
+            if permuted and f".{part}." in name:
                 shape = values.shape
                 halves = values.reshape(heads, 2, shape[0] // heads // 2, *shape[1:])
                 values = numpy.ascontiguousarray(halves.swapaxes(1, 2).reshape(shape))
@@ -153,6 +166,15 @@ def test_gguf_and_safetensors_give_equal_logits(
     plain = ours(read(tiny.save(oracle, tmp_path / "plain"), torch.float32), tokens)
     assert error(found, plain) <= 1e-6
     assert error(found, tiny.logits(oracle, tokens)) <= 1e-4
+
+
+def test_biases_in_gguf(tmp_path: Path) -> None:
+    """Those of queries and keys are permuted too."""
+    oracle = tiny.model("Llama", attention_bias=True, mlp_bias=True)
+    kind = gguf.GGMLQuantizationType.F32
+    write_gguf(oracle, tmp_path / "model.gguf", "llama", kind, permuted=True)
+    found = ours(read(tmp_path / "model.gguf", torch.float32), torch.arange(5, 45))
+    assert error(found, tiny.logits(oracle, torch.arange(5, 45))) <= 1e-4
 
 
 PEAK = """

@@ -76,10 +76,14 @@ def test_as_the_library(folder: Path, kind: str) -> None:
     assert (tokenizer.bos, tokenizer.eos) == (reference.bos_id(), reference.eos_id()) == (1, 2)
     assert tokenizer.size == reference.vocab_size()
     for text in [*TEXTS, *LINES[:500]]:
-        ids = tokenizer.encode(text)
-        assert ids == reference.encode(text), text
+        ids, wanted = tokenizer.encode(text), reference.encode(text)
         if kind != "t5":
+            assert ids == wanted, text
             assert tokenizer.decode(ids, False) == text
+        elif ids != wanted:  # of cuts that are worth the same, either may be taken
+            assert reference.decode(ids) == reference.decode(wanted), text
+            worth = [sum(map(reference.get_score, cut)) for cut in (ids, wanted)]
+            assert worth[0] == pytest.approx(worth[1], abs=1e-4), text
 
 
 @settings(deadline=None, max_examples=300, suppress_health_check=list(HealthCheck))

@@ -70,17 +70,20 @@ def test_any_part_in_any_block_size(
     shape = data.draw(st.lists(st.integers(1, 5), min_size=1, max_size=4).map(tuple))
     if kind in BLOCKS:
         shape = (*shape[:-1], shape[-1] * BLOCKS[kind].block)
-    first = tuple(data.draw(st.integers(0, length)) for length in shape)
+    first = tuple(data.draw(st.just(0) | st.integers(0, length)) for length in shape)
     sizes = tuple(
-        data.draw(st.integers(0, length - low)) for low, length in zip(first, shape, strict=True)
+        data.draw(st.just(length - low) | st.integers(0, length - low))
+        for low, length in zip(first, shape, strict=True)
     )
     dtype = data.draw(st.sampled_from([torch.float64, torch.float32, torch.bfloat16]))
     least = BLOCKS[kind].block_bytes if kind in BLOCKS else 36
     monkeypatch.setattr(tensor_reader, "BLOCK_BYTES", data.draw(st.integers(least, 400)))
     place, values = stored(kind, shape, tmp_path, seed=data.draw(st.integers(0, 9)))
-    room = torch.full([size + 2 for size in sizes], -7.0, dtype=dtype)
-    inner = tuple(slice(1, size + 1) for size in sizes)
-    out = room[inner]  # not contiguous, and with guards on all sides
+    # With guards on all sides, and then not contiguous, or before and behind.
+    guarded = len(shape) if data.draw(st.booleans()) else 1
+    room = torch.full([n + 2 * (dim < guarded) for dim, n in enumerate(sizes)], -7.0, dtype=dtype)
+    inner = tuple(slice(1, size + 1) for size in sizes[:guarded])
+    out = room[inner]
     TensorReader({"t": place}).read_into("t", out, first)
     expected = values[tuple(slice(f, f + n) for f, n in zip(first, sizes, strict=True))]
     expected = (expected if kind.startswith("F") else expected.double()).to(dtype)
@@ -142,6 +145,19 @@ def test_what_cannot_be_read_is_named(tmp_path: Path) -> None:
         reader.read_into("t", torch.empty(256))
     with pytest.raises(ValueError, match="no tensor 'u' among the 1"):
         reader.shape("u")
+
+
+def test_packed_bytes_are_no_numbers(tmp_path: Path) -> None:
+    values = torch.arange(6, dtype=torch.uint8).view(2, 3)
+    save_file({"p": values, "t": torch.ones(2, 3)}, tmp_path / "t.safetensors")
+    reader = TensorReader(read_header(tmp_path / "t.safetensors"))
+    out = torch.empty(2, 2, dtype=torch.uint8)
+    reader.read_into("p", out, (0, 1))
+    assert torch.equal(out, values[:, 1:])
+    with pytest.raises(ValueError, match="tensor 'p' holds U8 numbers; supported are: F64, F32"):
+        reader.read_into("p", torch.empty(2, 3))
+    with pytest.raises(ValueError, match="tensor 't' holds F32 numbers; supported are: U8"):
+        reader.read_into("t", out, (0, 1))
 
 
 def test_a_file_that_shrinks(tmp_path: Path) -> None:

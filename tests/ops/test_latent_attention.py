@@ -81,9 +81,12 @@ class Batch:
 
     def attend(self, backends: tuple[str, ...]) -> Tensor:
         with only(*backends), torch.no_grad():
-            return ops.paged_latent_attention(
-                self.q_THL, self.cache_PNL, self.paging, rank=RANK, scale=SCALE
-            )
+            return ops.paged_latent_attention(*self.arguments, scale=SCALE)
+
+    @property
+    def arguments(self) -> tuple[Tensor, Tensor, Tensor, Paging]:
+        q_THC, q_THK = torch.split(self.q_THL, [RANK, SIZE - RANK], -1)
+        return q_THC, q_THK, self.cache_PNL, self.paging
 
 
 @given(
@@ -141,13 +144,12 @@ def test_what_autograd_keeps_is_stated_for_any_blocks(
 def test_latents_are_read_once() -> None:
     """Not once as keys and once more as values."""
     batch = Batch.of([(1, 30), (4, 9)])
-    options = {"rank": RANK, "scale": SCALE}
-    arguments = (batch.q_THL, batch.cache_PNL, batch.paging)
-    out = ops.paged_latent_attention.shapes_of(*arguments, **options)
-    cost = ops.paged_latent_attention.cost_of(out, *arguments, **options)
+    out = ops.paged_latent_attention.shapes_of(*batch.arguments, scale=SCALE)
+    cost = ops.paged_latent_attention.cost_of(out, *batch.arguments, scale=SCALE)
     assert cost.bytes == 8 * (batch.q_THL.numel() + out.numel() + (30 + 9) * SIZE)
     latent_TL = batch.cache_PNL[1, :4]
     q_THL = batch.q_THL[:4]
+    options = {"rank": RANK, "scale": SCALE}
     packed = ops.latent_attention.shapes_of(q_THL, latent_TL, (4,), **options)
     cost = ops.latent_attention.cost_of(packed, q_THL, latent_TL, (4,), **options)
     assert cost.bytes == 8 * (q_THL.numel() + packed.numel() + 4 * SIZE)

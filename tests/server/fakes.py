@@ -81,6 +81,7 @@ class FakeClient:
         self.replies = replies or ("Hello, world!", "Bonjour!", "你好🙂")
         self.stats = Stats(pages=100)
         self.failure: str | None = None
+        self.refused = False
         self.stuck = False
         self.hold_after: int | None = None
         self.break_after: int | None = None
@@ -177,7 +178,7 @@ class Toy:
         self.clock = RealTime()
         names = self.config.served_model_name or (MODEL,)
         self.state = ServerState(names, "1.2.3", self.client, self.clock)
-        engine = TextEngine(self.client, ToyTokenizer(), max_model_len, limit)
+        engine = TextEngine(self.client, ToyTokenizer(), max_model_len, ToyTokenizer.size, limit)
         self.served = Served(engine, ToyTemplate(), {})
 
     def http(self, ready: bool = True, **options: Any) -> httpx.AsyncClient:

@@ -76,11 +76,31 @@ def test_it_listens_before_the_model_is_loaded(caplog: pytest.LogCaptureFixture)
 
 def test_a_model_that_cannot_be_loaded_ends_the_server(caplog: pytest.LogCaptureFixture) -> None:
     async def load() -> Served:
-        raise ValueError("config.json: no such architecture")
+        raise RuntimeError("a bad sector")
 
     with LiveServer(Toy(), load, wait=False) as live:
         assert live.join() == 1
-    assert "the model could not be loaded: config.json: no such architecture" in caplog.text
+    assert "the model could not be loaded: a bad sector" in caplog.text
+
+
+def test_a_model_that_cannot_be_served_as_asked_is_told_to_who_asked() -> None:
+    async def load() -> Served:
+        raise ValueError("config.json: no such architecture")
+
+    toy = Toy()
+    with pytest.raises(ValueError, match=r"config\.json: no such architecture"):
+        asyncio.run(Server(toy.state, toy.config, toy.clock).run(load))
+
+
+def test_settings_that_the_engine_refuses_are_told_to_who_gave_them() -> None:
+    async def load() -> Served:
+        await asyncio.sleep(3600)
+        raise AssertionError
+
+    toy = Toy()
+    toy.client.failure, toy.client.refused = "no page of the cache fits", True
+    with pytest.raises(ValueError, match="no page of the cache fits"):
+        asyncio.run(Server(toy.state, toy.config, toy.clock).run(load))
 
 
 def test_draining_finishes_what_runs_and_takes_nothing_new() -> None:

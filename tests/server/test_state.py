@@ -1,4 +1,4 @@
-"""Server state: when work is taken, and what generation_config.json means."""
+"""Server state: when work is taken, and what is told when it is not."""
 
 import asyncio
 
@@ -6,7 +6,7 @@ import pytest
 
 from pieria.clock import RealTime
 from pieria.server.errors import ApiError
-from pieria.server.state import ServerState, sampling_defaults
+from pieria.server.state import ServerState
 from tests.server.fakes import FakeClient, Toy
 
 
@@ -44,18 +44,6 @@ async def test_ending_cancels_all_work() -> None:
 def test_a_model_needs_a_name() -> None:
     with pytest.raises(ValueError, match="served_model_name"):
         ServerState((), "1", FakeClient(), RealTime())
-
-
-def test_sampling_defaults_are_translated() -> None:
-    given = {
-        "do_sample": True,
-        "temperature": 0.6,
-        "top_p": 0.95,
-        "top_k": None,
-        "max_new_tokens": 7,
-        "eos_token_id": [1, 2],
-    }
-    assert sampling_defaults(given) == {"temperature": 0.6, "top_p": 0.95, "max_tokens": 7}
 
 
 def test_longer_texts_cannot_fit() -> None:

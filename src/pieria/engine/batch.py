@@ -66,14 +66,18 @@ class Paged:
         )
 
     def attend_latents(
-        self, layer: int, q_THL: Tensor, latent_TL: Tensor, config: LatentConfig
+        self,
+        layer: int,
+        q_THC: Tensor,
+        q_THK: Tensor,
+        value_TC: Tensor,
+        key_TK: Tensor,
+        config: LatentConfig,
     ) -> Tensor:
         slots_T, paging = self._table(layer)
         (cache_PNL,) = self.caches[layer]
-        ops.latent_write(cache_PNL, latent_TL, slots_T)
-        return ops.paged_latent_attention(
-            q_THL, cache_PNL, paging, rank=config.kv_rank, scale=config.scale
-        )
+        ops.latent_write(cache_PNL, value_TC, key_TK, slots_T)
+        return ops.paged_latent_attention(q_THC, q_THK, cache_PNL, paging, scale=config.scale)
 
     def states(self, layer: int, state: tuple[Array, ...]) -> tuple[tuple[Tensor, ...], ops.Slots]:
         assert self.tables[layer] is None, f"layer {layer} keeps pages, not a state"

@@ -53,13 +53,16 @@ class Step:
     def __init__(
         self,
         rows: int,
+        contexts: Sequence[int],
         windows: int,
         width: int,
         page_tokens: int,
         caches: Sequence[LayerCache],
         tables: Sequence[int | None],
     ) -> None:
-        """windows: page tables. width: pages that the longest request has."""
+        """contexts: of the first requests, for ops that have no kernel and look at what the host
+        knows. windows: page tables. width: pages that the longest request has.
+        """
         self.rows = rows
         self.page_tokens = page_tokens
         # Side by side, so that one copy fills them: tokens, positions, contexts, slots by table.
@@ -73,11 +76,12 @@ class Step:
         self._into = (ctypes.c_char * layout.size).from_address(self._numbers.data_ptr())
         starts_R1 = torch.arange(rows + 1)
         ones, none = (1,) * rows, (-1,) * rows
+        known = (*contexts, *[0] * (rows - len(contexts)))
         self.context = Paged(
             positions_T=parts[1],
             slots=tuple(parts[3:]),
             pagings=tuple(
-                ops.Paging(pages, starts_R1, parts[2], ones, ones) for pages in self._pages
+                ops.Paging(pages, starts_R1, parts[2], ones, known) for pages in self._pages
             ),
             tables=tables,
             caches=caches,
@@ -132,6 +136,8 @@ class Captured:
         self._shape = windows, width, page_tokens
         self._caches, self._tables = caches, tables
         self.obstacle: str | None = None
+        if None in tables:
+            self._give_up("layers that keep a state")
 
     @property
     def recorded(self) -> list[int]:
@@ -149,7 +155,14 @@ class Captured:
     def logits(self, chunks: Sequence[Chunk]) -> Tensor:
         """[R, V] of what follows each chunk; valid until the next call."""
         rows = next(size for size in self._sizes if size >= len(chunks))
-        step = self._steps.get(rows) or Step(rows, *self._shape, self._caches, self._tables)
+        if not self._steps:
+            # Whether all ops have kernels is not known yet: those without would not leave out rows
+            # that are nobody's.
+            rows = len(chunks)
+        step = self._steps.get(rows)
+        if step is None:
+            contexts = [c.end for c in chunks]
+            step = Step(rows, contexts, *self._shape, self._caches, self._tables)
         step.fill(chunks)
         if step.recording is not None:
             step.recording.replay()
@@ -157,12 +170,16 @@ class Captured:
             with ops.trace() as calls, self._record(self._arena, lambda: len(calls)) as recording:
                 hidden_TD = self.model(step.tokens_T, step.context)
                 step.logits_RV = self.model.logits(hidden_TD)
+            assert recording.obstacle is None or not self._steps, recording.obstacle
             if recording.obstacle is None:
                 step.recording = recording
                 self._steps[rows] = step
             else:
                 at = f"op {calls[recording.at].op.name}" if recording.at < len(calls) else "the end"
-                self.obstacle = f"{recording.obstacle} at {at}"
-                log.info("steps are not recorded, because of %s", self.obstacle)
+                self._give_up(f"{recording.obstacle} at {at}")
         assert step.logits_RV is not None
         return step.logits_RV[: len(chunks)]
+
+    def _give_up(self, obstacle: str) -> None:
+        self.obstacle = obstacle
+        log.info("steps are not recorded, because of %s", obstacle)

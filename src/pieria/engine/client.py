@@ -40,8 +40,8 @@ class EngineDead(Exception):
 class EngineClient:
     """One engine, alive from `start_process` or `start_thread` until `close` or its own end.
 
-    stats: the latest known. failure: why the engine ended, None while it lives. in_flight: requests
-    not finished.
+    stats: the latest known. failure: why the engine ended, None while it lives. refused: whether it
+    never began because of what it was asked to be. in_flight: requests not finished.
     """
 
     def __init__(self, link: AsyncLink, clock: Clock, ended: Callable[[float], str | None]) -> None:
@@ -58,6 +58,7 @@ class EngineClient:
         self._last_progress = clock.now()
         self.stats = Stats()
         self.failure: str | None = None
+        self.refused = False
         self._reading = asyncio.create_task(self._read())
 
     @classmethod
@@ -202,7 +203,7 @@ class EngineClient:
     def _fail(self, reason: str, refused: bool = False) -> None:
         if self.failure is not None:
             return
-        self.failure = reason
+        self.failure, self.refused = reason, refused
         if not self._ready.done():
             self._ready.set_exception(ValueError(reason) if refused else EngineDead(reason))
             # Whoever waits for it sees it; nobody need.

@@ -49,7 +49,10 @@ class Embedder:
 
     @torch.inference_mode()
     def embed(self, texts: Sequence[Ids]) -> list[list[float]]:
-        """A vector for each text. ValueError for a text that is empty or too long."""
+        """A vector for each text.
+
+        ValueError for a text that is empty, too long, or has a token that the model does not know.
+        """
         if self.config is None:
             raise ValueError(
                 "how this model's hidden states are pooled is not known: there is no modules.json"
@@ -64,7 +67,7 @@ class Embedder:
     def choose(self, texts: Sequence[Ids], options: Ids) -> list[list[float]]:
         """How likely each of these tokens is to be the next one of a text, if one of them is.
 
-        ValueError for a text that is empty or too long, or a model without logits.
+        ValueError for a text as in `embed`, or a model without logits.
         """
         if not self.model.config.generates:
             raise ValueError(f"{self.model.config.family} models have no next token")
@@ -83,6 +86,11 @@ class Embedder:
         for i, text in enumerate(texts):
             if not 0 < len(text) <= self.most:
                 raise ValueError(f"text {i} has {len(text)} tokens; 1 to {self.most} are allowed")
+            if max(text) >= self.model.config.vocabulary:
+                raise ValueError(
+                    f"text {i} has token id {max(text)}; ids are integers below"
+                    f" {self.model.config.vocabulary}"
+                )
         first = 0
         while first < len(texts):
             last, tokens = first + 1, len(texts[first])
@@ -108,7 +116,7 @@ def open_embedder(config: RunnerConfig, batch_tokens: int) -> tuple[Embedder, tu
         )
     device = devices.find(config.device)
     ops.use(*device.backends)
-    threads = use_threads(config.threads, 1)
+    threads = use_threads(config.threads, "auto", device.torch_device, 1)
     checkpoint = open_checkpoint(Path(config.model))
     dtype = resolve.dtype(config.dtype, stored_dtype(checkpoint), device.spec.native_dtypes)
     model = build(checkpoint, Mesh(), getattr(torch, dtype.value))
@@ -117,4 +125,4 @@ def open_embedder(config: RunnerConfig, batch_tokens: int) -> tuple[Embedder, tu
     load_weights(checkpoint, model, device.torch_device)
     most = min(filter(None, bounds))
     embedder = Embedder(model, pooling, most, batch_tokens, device.torch_device)
-    return embedder, (dtype, threads)
+    return embedder, (dtype, *threads)

@@ -49,6 +49,10 @@ class BlockingLink:
             raise Closed(f"a message of {length} bytes was announced")
         return self._decoder.decode(self._read(length))
 
+    def fileno(self) -> int:
+        """What a selector watches."""
+        return self._socket.fileno()
+
     def close(self) -> None:
         """End the connection, also for a thread that is receiving."""
         # Closing alone would leave it open for as long as another thread waits in `recv`.

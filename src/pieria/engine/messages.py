@@ -45,7 +45,7 @@ class Shutdown(msgspec.Struct, frozen=True, tag=True):
     """End the engine at once."""
 
 
-class Output(msgspec.Struct, frozen=True):
+class Output(msgspec.Struct, frozen=True, gc=False):
     """News of one request.
 
     finish_reason: None while it runs, else "stop", "length", "abort" or "error".
@@ -81,12 +81,13 @@ class Stats(msgspec.Struct, frozen=True):
 
 
 class Ready(msgspec.Struct, frozen=True, tag=True):
-    """The engine can take requests.
+    """The engine can take requests, of token ids below `vocabulary`.
 
     decisions: (what, value, reason) of everything it resolved by itself.
     """
 
     max_model_len: int
+    vocabulary: int
     stats: Stats
     decisions: tuple[tuple[str, str, str], ...] = ()
 

@@ -3,6 +3,7 @@
 Knows configs, checkpoints and devices. Does not know plans.
 """
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from pieria import ops
 from pieria.config import Decision
 from pieria.engine import resolve
 from pieria.engine.batch import LayerCache
+from pieria.engine.capture import Captured
 from pieria.engine.device_runner import DeviceRunner
 from pieria.engine.layout import Layout, layout
 from pieria.engine.process import Prepared
@@ -65,17 +67,26 @@ def place(settings: dict[str, Any], mesh: Mesh) -> Prepared:
     # Loading works on blocks so small that a second thread costs more than it gives.
     cpu.use_threads(1)
     load_weights(checkpoint, model, device.torch_device)
-    threads = use_threads(config.threads, mesh.size)
+    threads = use_threads(config.threads, config.cpu_isa, device.torch_device, mesh.size)
+    model.pack()
     caches = allocate(arranged, stage, sizes.pages, sizes.states, config.block_size, device)
     tables = arranged.tables
     return Prepared(
-        runner=DeviceRunner(model, caches, tables, config.block_size, device.torch_device),
+        runner=DeviceRunner(
+            model,
+            caches,
+            tables,
+            config.block_size,
+            device.torch_device,
+            _captured(model, caches, tables, config, scheduler, sizes.max_model_len, device),
+        ),
         pages=sizes.pages,
         page_tokens=config.block_size,
         max_model_len=sizes.max_model_len,
+        vocabulary=model.config.vocabulary,
         stop_ids=checkpoint.stop_ids,
         decisions=tuple(
-            (d.name, d.value, d.reason) for d in (recognised, dtype, *sizes.decisions, threads)
+            (d.name, d.value, d.reason) for d in (recognised, dtype, *sizes.decisions, *threads)
         ),
         windows=arranged.windows,
         states=sizes.states,
@@ -117,16 +128,45 @@ def _agree(sizes: resolve.Sizes, mesh: Mesh, device: Device) -> resolve.Sizes:
     return replace(sizes, pages=pages, states=states, max_model_len=max_model_len)
 
 
-def use_threads(asked: int | None, ranks: int) -> Decision:
-    """Threads of this rank, now in use: as asked, else its share of what the processor allows."""
+def _captured(
+    model: Decoder,
+    caches: list[LayerCache],
+    tables: Sequence[int | None],
+    config: RunnerConfig,
+    scheduler: SchedulerConfig,
+    max_model_len: int,
+    device: Device,
+) -> Captured | None:
+    """The recorded steps; None if the device's kernels offer none, or several ranks must talk."""
+    kind = torch.device(device.torch_device).type
+    record, arena = ops.service(kind, "record"), ops.service(kind, "Arena")
+    if record is None or model.mesh.size > 1 or config.enforce_eager:
+        return None
+    width = -(-max_model_len // config.block_size)
+    most = scheduler.max_num_seqs
+    return Captured(model, caches, tables, config.block_size, width, most, record, arena())
+
+
+def use_threads(asked: int | None, isa: str, device: str, ranks: int) -> tuple[Decision, ...]:
+    """Threads of this rank, now in use: as asked, else its share of what the processor allows.
+
+    isa: the instruction set of the device's kernels, where they have several; auto: the best one.
+    """
     if asked is not None:
         decision = Decision("threads", str(asked), "asked for")
     else:
         allowed = cpu.threads(cpu.processor())
         count = max(1, int(allowed.value) // ranks)
         decision = Decision("threads", str(count), f"{allowed.source}, over {ranks} ranks")
-    cpu.use_threads(int(decision.value))
-    return decision
+    configure = ops.service(torch.device(device).type, "configure")
+    if configure is None:
+        cpu.use_threads(int(decision.value))
+        return (decision,)
+    # The kernels' own threads and torch's would wait for each other.
+    cpu.use_threads(1)
+    used = configure(int(decision.value), None if isa == "auto" else isa)
+    reason = "the best of this processor" if isa == "auto" else "asked for"
+    return decision, Decision("instruction set", used, reason)
 
 
 def stored_dtype(checkpoint: Checkpoint) -> str | None:

@@ -1,8 +1,8 @@
 """One step of the engine as data: what the scheduler asks of a runner, and what it gets back.
 
 A plan is complete: a runner keeps nothing about requests between steps but pages and states.
-Plans and results hold only numbers, strings and tuples, so that they can be sent to other ranks,
-and that the garbage collector need not visit them: a step makes hundreds. Torch-free.
+Plans and results hold only numbers, strings, bytes and tuples, so that they can be sent to other
+ranks, and that the garbage collector need not visit them: a step makes hundreds. Torch-free.
 """
 
 from typing import Protocol
@@ -14,9 +14,10 @@ class Draw(msgspec.Struct, frozen=True, gc=False):
     """How to draw the token that follows a chunk.
 
     The noise is keyed by (seed, choice, position); position is the index in its sequence of the
-    token to draw. prompt and output are the tokens that penalties look at, empty where none is
-    asked. bias: (token, added logit). banned: tokens that must not be drawn. logprobs: alternatives
-    to report; None: no report.
+    token to draw. seen, times: the tokens that penalties look at, each once, and how often each
+    occurs in the output, as native int32; empty where no penalty is asked. bias: (token, added
+    logit). banned: tokens that must not be drawn. logprobs: alternatives to report; None: no
+    report.
     """
 
     position: int
@@ -29,8 +30,8 @@ class Draw(msgspec.Struct, frozen=True, gc=False):
     presence_penalty: float = 0.0
     frequency_penalty: float = 0.0
     repetition_penalty: float = 1.0
-    prompt: tuple[int, ...] = ()
-    output: tuple[int, ...] = ()
+    seen: bytes = b""
+    times: bytes = b""
     bias: tuple[tuple[int, float], ...] = ()
     banned: tuple[int, ...] = ()
     logprobs: int | None = None

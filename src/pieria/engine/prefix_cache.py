@@ -6,14 +6,21 @@ windows have tables of their own), and a state if the model keeps one per reques
 a path also has (salt, adapter), so that requests share only within one tenant and one set of
 weights. Tokens are compared, not hashes of them: there are no collisions.
 
+All edges are in one dictionary and a node knows its parent alone, so there are no circles in the
+tree, and the garbage collector never walks through it, however large it gets.
+
 A beginning is usable if everything that the next token looks at is there: every page where layers
 look at all tokens, the last ones where they look through a window, and the state at its end.
 
 Knows tokens, pages and states. Does not know requests, nor what a page's content is.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import repeat
+
+import msgspec
 
 from pieria.engine.pages import Pages
 
@@ -21,7 +28,9 @@ Key = tuple[str, str]
 """(salt, adapter id)."""
 
 Edge = tuple[str | int, ...]
-"""A page of tokens, after (salt, adapter id) if it is the first."""
+"""A page of tokens after the number of the node that it leaves, or after (salt, adapter id) if it
+is the first.
+"""
 
 ABSENT = -1
 """In place of a page or state that is not there."""
@@ -48,19 +57,19 @@ class Found:
     state: int
 
 
-class _Node:
-    __slots__ = ("children", "edge", "pages", "parent", "state")
+class _Node(msgspec.Struct, gc=False):
+    """number: never used again. parent: None for those that first edges lead to.
 
-    def __init__(self, parent: "_Node | None", edge: Edge, tables: int) -> None:
-        self.parent = parent
-        self.edge = edge
-        self.pages = [ABSENT] * tables
-        self.state = ABSENT
-        self.children: dict[Edge, _Node] = {}
+    children: how many. kept: how many pages and states it has.
+    """
 
-    @property
-    def empty(self) -> bool:
-        return self.state == ABSENT and all(page == ABSENT for page in self.pages)
+    number: int
+    parent: "_Node | None"
+    edge: Edge
+    pages: tuple[int, ...]
+    state: int = ABSENT
+    children: int = 0
+    kept: int = 0
 
 
 class PrefixCache:
@@ -85,7 +94,9 @@ class PrefixCache:
         self.windows = windows
         self.pages = Pages(pages, self._forget_page)
         self.states = Pages(states, self._forget_state)
-        self._root = _Node(None, (), 0)
+        self._nodes: dict[Edge, _Node] = {}
+        self._last_number = 0
+        self._nothing = (ABSENT,) * len(windows)
         self._of_page: dict[int, tuple[_Node, int]] = {}
         self._of_state: dict[int, _Node] = {}
 
@@ -136,21 +147,25 @@ class PrefixCache:
         if not self.enabled or first == last:
             return state
         # A request holds its last full page in every table, so that node is there.
-        node = self._of_page[tables[0].pages[first - 1]][0] if first else self._root
+        node = self._of_page[tables[0].pages[first - 1]][0] if first else None
         nodes = []
         for i in range(first, last):
-            edge = self._edge(key, tokens, i)
-            child = node.children.get(edge)
-            if child is None:
-                child = node.children[edge] = _Node(node, edge, len(self.windows))
+            edge = self._edge(node, key, tokens, i)
+            # Most nodes are new, and looking up an edge costs as much as making a node.
+            new = _Node(self._last_number + 1, node, edge, self._nothing)
+            child = self._nodes.setdefault(edge, new)
+            if child is new:
+                self._last_number += 1
+                if node is not None:
+                    node.children += 1
             nodes.append(child)
             node = child
         for number, table in enumerate(tables):
             ours = table.pages[first:last]
-            kept = tuple(map(self._publish_page, nodes, [number] * len(nodes), ours))
+            kept = tuple(map(self._publish_page, nodes, repeat(number), ours))
             if kept != ours:
                 table.pages = (*table.pages[:first], *kept, *table.pages[last:])
-        return state if state == ABSENT else self._publish_state(node, state)
+        return state if state == ABSENT else self._publish_state(nodes[-1], state)
 
     def release(self, tables: Sequence[Table]) -> None:
         """Give back all pages of a request."""
@@ -181,23 +196,25 @@ class PrefixCache:
         self.states.check()
         pages: list[int] = []
         states: list[int] = []
-        stack = [self._root]
-        while stack:
-            node = stack.pop()
-            for edge, child in node.children.items():
-                assert child.parent is node and child.edge == edge
-                key_length = 2 if node is self._root else 0
-                assert len(edge) == key_length + self.page_tokens, "a published page is full"
-                kept = [p for p in child.pages if p != ABSENT]
-                assert all(self._of_page[p][0] is child for p in kept)
-                assert child.children or not child.empty, "a node that leads to nothing"
-                for page, window in zip(child.pages, self.windows, strict=True):
-                    assert window is not None or page != ABSENT, "all pages of a beginning"
-                pages += kept
-                if child.state != ABSENT:
-                    assert self._of_state[child.state] is child
-                    states.append(child.state)
-                stack.append(child)
+        children: Counter[int] = Counter()
+        for edge, node in self._nodes.items():
+            assert node.edge == edge
+            assert len(edge) == self.page_tokens + (2 if node.parent is None else 1)
+            if node.parent is not None:
+                assert self._nodes[node.parent.edge] is node.parent
+                assert edge[0] == node.parent.number
+                children[node.parent.number] += 1
+            kept = [p for p in node.pages if p != ABSENT]
+            assert all(self._of_page[p][0] is node for p in kept)
+            assert node.kept == len(kept) + (node.state != ABSENT)
+            assert node.children or node.kept, "a node that leads to nothing"
+            for page, window in zip(node.pages, self.windows, strict=True):
+                assert window is not None or page != ABSENT, "all pages of a beginning"
+            pages += kept
+            if node.state != ABSENT:
+                assert self._of_state[node.state] is node
+                states.append(node.state)
+        assert all(node.children == children[node.number] for node in self._nodes.values())
         assert sorted(pages) == sorted(self._of_page)
         assert len(pages) == sum(self.pages._published)
         assert sorted(states) == sorted(self._of_state)
@@ -206,13 +223,12 @@ class PrefixCache:
     def _usable(self, key: Key, tokens: Sequence[int]) -> list[_Node]:
         """The path to the deepest node at which a request can go on."""
         path: list[_Node] = []
-        node = self._root
+        node = None
         for i in range((len(tokens) - 1) // self.page_tokens):
-            child = node.children.get(self._edge(key, tokens, i))
-            if child is None:
+            node = self._nodes.get(self._edge(node, key, tokens, i))
+            if node is None:
                 break
-            path.append(child)
-            node = child
+            path.append(node)
         depth = len(path)
         while depth and (gap := self._gap(path, depth)) is not None:
             depth = gap
@@ -234,9 +250,11 @@ class PrefixCache:
 
     def _publish_page(self, node: _Node, number: int, ours: int) -> int:
         """The page of this node to go on with, held by the caller."""
-        theirs = node.pages[number]
+        pages = node.pages
+        theirs = pages[number]
         if theirs == ABSENT:
-            node.pages[number] = ours
+            node.pages = _replaced(pages, number, ours)
+            node.kept += 1
             self._of_page[ours] = node, number
             self.pages.publish(ours)
             return ours
@@ -248,6 +266,7 @@ class PrefixCache:
         """The state of this node to go on from, held by the caller."""
         if node.state == ABSENT:
             node.state = ours
+            node.kept += 1
             self._of_state[ours] = node
             self.states.publish(ours)
             return ours
@@ -255,23 +274,26 @@ class PrefixCache:
         self.states.release([ours])
         return node.state
 
-    def _edge(self, key: Key, tokens: Sequence[int], page: int) -> Edge:
+    def _edge(self, node: _Node | None, key: Key, tokens: Sequence[int], page: int) -> Edge:
         n = self.page_tokens
-        block = tuple(tokens[page * n : (page + 1) * n])
+        block = tokens[page * n : (page + 1) * n]
         assert len(block) == n, "only full pages are published"
-        return block if page else (*key, *block)
+        return (*key, *block) if node is None else (node.number, *block)
 
     def _forget_page(self, page: int) -> None:
         node, number = self._of_page.pop(page)
-        node.pages[number] = ABSENT
+        node.pages = _replaced(node.pages, number, ABSENT)
+        node.kept -= 1
         if self.windows[number] is None:
             assert not node.children, "a page is evicted before the pages that continue it"
-            self._withdraw(node)
+            if node.kept:
+                self._withdraw(node)
         self._prune(node)
 
     def _forget_state(self, state: int) -> None:
         node = self._of_state.pop(state)
         node.state = ABSENT
+        node.kept -= 1
         self._prune(node)
 
     def _withdraw(self, node: _Node) -> None:
@@ -280,14 +302,23 @@ class PrefixCache:
             if page != ABSENT:
                 del self._of_page[page]
                 self.pages.withdraw(page)
-        node.pages = [ABSENT] * len(self.windows)
+        node.pages = self._nothing
         if node.state != ABSENT:
             del self._of_state[node.state]
             self.states.withdraw(node.state)
             node.state = ABSENT
+        node.kept = 0
 
     def _prune(self, node: _Node) -> None:
         """Take out nodes that lead to nothing."""
-        while node.parent is not None and not node.children and node.empty:
-            del node.parent.children[node.edge]
-            node = node.parent
+        at: _Node | None = node
+        while at is not None and not (at.children or at.kept):
+            del self._nodes[at.edge]
+            at = at.parent
+            if at is not None:
+                at.children -= 1
+
+
+def _replaced(pages: tuple[int, ...], number: int, page: int) -> tuple[int, ...]:
+    """`pages` with this one at place `number`."""
+    return (page,) if len(pages) == 1 else (*pages[:number], page, *pages[number + 1 :])

@@ -18,7 +18,7 @@ from typing import Any
 
 import msgspec
 
-from pieria.engine.engine import Engine
+from pieria.engine.engine import Engine, RunnerLost
 from pieria.engine.link import BlockingLink, Closed
 from pieria.engine.messages import (
     Abort,
@@ -46,17 +46,20 @@ class Prepared:
     """What a runner factory made: the runner, and what the scheduler must know of it.
 
     pages of page_tokens tokens, shared by page tables of these windows, and states of requests;
-    max_model_len tokens a request; stop_ids end a text; decisions: (what, value, reason).
+    max_model_len tokens a request, of ids below `vocabulary`; stop_ids end a text; decisions:
+    (what, value, reason). check: called while nothing is to be done; RunnerLost if nothing can be.
     """
 
     runner: Runner
     pages: int
     page_tokens: int
     max_model_len: int
+    vocabulary: int
     stop_ids: frozenset[int]
     decisions: tuple[tuple[str, str, str], ...] = ()
     windows: tuple[int | None, ...] = (None,)
     states: int = 0
+    check: Callable[[], None] | None = None
 
 
 Factory = Callable[[dict[str, Any]], Prepared]
@@ -86,9 +89,11 @@ def run(sock: socket.socket, factory: Factory) -> None:
             )
             scheduler = Scheduler(config, cache, prepared.stop_ids, prepared.max_model_len)
             engine = Engine(scheduler, prepared.runner)
-            link.send(Ready(prepared.max_model_len, engine.stats, prepared.decisions))
+            link.send(
+                Ready(prepared.max_model_len, prepared.vocabulary, engine.stats, prepared.decisions)
+            )
             begun = True
-            _loop(engine, link)
+            _loop(engine, link, prepared.check)
         finally:
             prepared.runner.close()
     except Closed:
@@ -96,7 +101,7 @@ def run(sock: socket.socket, factory: Factory) -> None:
     except Exception as error:
         refused = isinstance(error, ValueError) and not begun
         reason = str(error)
-        if not refused:
+        if not (refused or isinstance(error, RunnerLost)):
             log.exception("the engine ends")
             reason = f"{type(error).__name__}: {error}"
         try:
@@ -108,7 +113,7 @@ def run(sock: socket.socket, factory: Factory) -> None:
         link.close()
 
 
-def _loop(engine: Engine, link: BlockingLink) -> None:
+def _loop(engine: Engine, link: BlockingLink, check: Callable[[], None] | None) -> None:
     inbox: queue.SimpleQueue[Any] = queue.SimpleQueue()
     threading.Thread(target=_receive, args=(link, inbox), daemon=True).start()
     while True:
@@ -127,6 +132,8 @@ def _loop(engine: Engine, link: BlockingLink) -> None:
                     outputs.append(Output(message.id, finish_reason="error", error=str(error)))
         if not engine.idle:
             outputs += engine.step()
+        elif check is not None:
+            check()
         link.send(Progress(tuple(outputs), engine.stats, engine.idle))
 
 

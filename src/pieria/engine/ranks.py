@@ -6,13 +6,16 @@ engine.
 """
 
 import contextlib
+import logging
 import os
+import selectors
 import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Sequence
-from dataclasses import replace
+import traceback
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -35,6 +38,10 @@ from pieria.parallel.mesh import Mesh
 
 START_TIMEOUT = timedelta(minutes=5)
 STEP_TIMEOUT = timedelta(minutes=10)
+END_SECONDS = 2.0
+"""How long after a failed step a rank that caused it may take to be gone."""
+
+log = logging.getLogger("pieria.engine.ranks")
 
 
 class Join(msgspec.Struct, frozen=True, tag=True):
@@ -46,8 +53,19 @@ class Join(msgspec.Struct, frozen=True, tag=True):
     port: int
 
 
-class Joined(msgspec.Struct, frozen=True, tag=True):
-    """A rank's answer: it is about to connect to the others."""
+class Done(msgspec.Struct, frozen=True, tag=True):
+    """A rank's answer, twice: it is about to connect to the others, and it has loaded its part."""
+
+
+class Lost(msgspec.Struct, frozen=True, tag=True):
+    """A rank's last word: why it ends. refused: because of what it was asked to be.
+
+    trace: where it failed; empty for one that died without a word.
+    """
+
+    reason: str
+    trace: str = ""
+    refused: bool = False
 
 
 class Run(msgspec.Struct, frozen=True, tag=True):
@@ -56,43 +74,101 @@ class Run(msgspec.Struct, frozen=True, tag=True):
     plan: StepPlan
 
 
+@dataclass(frozen=True)
+class Peer:
+    """Another rank, as the first one holds it."""
+
+    rank: int
+    link: BlockingLink
+    process: "subprocess.Popen[bytes]"
+
+    def word(self) -> Done | Lost:
+        """What it says next; waits for it."""
+        try:
+            said: Done | Lost = self.link.receive()
+            return said
+        except Closed:
+            return Lost(f"exited with code {self.process.wait()}")
+
+
 class RankedRunner:
     """The first rank's runner: sends each plan to the other ranks and runs its own part."""
 
-    def __init__(
-        self,
-        own: Runner,
-        links: Sequence[BlockingLink],
-        processes: Sequence["subprocess.Popen[bytes]"],
-    ) -> None:
+    def __init__(self, own: Runner, peers: Sequence[Peer]) -> None:
         self.own = own
-        self.links = links
-        self.processes = processes
+        self.peers = peers
+        self._patience_seconds = 10.0
 
     def run(self, plan: StepPlan) -> StepResult:
         """RunnerLost on any error: the ranks may no longer agree on where they are."""
         try:
-            for link in self.links:
-                link.send(Run(plan))
+            for peer in self.peers:
+                peer.link.send(Run(plan))
             return self.own.run(plan)
         except Exception as error:
-            codes = {i + 1: code for i, p in enumerate(self.processes) if (code := p.poll())}
-            dead = ", ".join(f"rank {rank} exited with code {code}" for rank, code in codes.items())
-            raise RunnerLost(f"a step of several ranks failed: {dead or error}") from error
+            self._patience_seconds = 0.0
+            raise _cause(self.peers, error) from error
+
+    def check(self) -> None:
+        """RunnerLost if a rank has ended since the last step."""
+        lost = _ended(self.peers, 0.0)
+        if lost:
+            self._patience_seconds = 0.0
+            raise _failure(lost)
 
     def close(self) -> None:
         """End the other ranks."""
         self.own.close()
-        for link in self.links:
-            link.close()
-        for process in self.processes:
-            try:
-                process.wait(timeout=10)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
-        if dist.is_initialized():
-            dist.destroy_process_group()
+        _end(self.peers, self._patience_seconds)
+
+
+def _end(peers: Sequence[Peer], seconds: float) -> None:
+    """Each rank ends by itself where it waits for a plan; elsewhere it is cut off."""
+    for peer in peers:
+        peer.link.close()
+    for peer in peers:
+        try:
+            peer.process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            peer.process.kill()
+            peer.process.wait()
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def _ended(peers: Sequence[Peer], seconds: float) -> dict[int, Lost]:
+    """Ranks that have ended, as soon as there is one, but after so many seconds in any case."""
+    with selectors.DefaultSelector() as selector:
+        for peer in peers:
+            selector.register(peer.link, selectors.EVENT_READ, peer)
+        ended = [key.data for key, _ in selector.select(seconds)]
+    words = {peer.rank: peer.word() for peer in ended}
+    return {rank: word for rank, word in words.items() if isinstance(word, Lost)}
+
+
+def _cause(peers: Sequence[Peer], error: Exception) -> Exception:
+    """Why the ranks failed, if this is the error that the first one met.
+
+    A rank that ends takes the others along: they meet its closed connections, and later.
+    """
+    return _failure(_ended(peers, END_SECONDS) or {0: _lost(error)})
+
+
+def _failure(lost: Mapping[int, Lost]) -> Exception:
+    """RunnerLost, or ValueError where the settings do not fit."""
+    causes = {rank: word for rank, word in lost.items() if not word.trace} or lost
+    for rank, word in causes.items():
+        if word.trace and not word.refused:
+            log.error("rank %d failed:\n%s", rank, word.trace)
+    reasons = "; ".join(f"rank {rank}: {word.reason}" for rank, word in sorted(causes.items()))
+    refused = all(word.refused for word in causes.values())
+    return ValueError(reasons) if refused else RunnerLost(reasons)
+
+
+def _lost(error: Exception, begun: bool = True) -> Lost:
+    refused = isinstance(error, ValueError) and not begun
+    reason = str(error) if refused else f"{type(error).__name__}: {error}"
+    return Lost(reason, "".join(traceback.format_exception(error)), refused)
 
 
 def prepare(settings: dict[str, Any]) -> Prepared:
@@ -120,33 +196,37 @@ def _start(settings: dict[str, Any], mesh: Mesh) -> Prepared:
     build(open_checkpoint(Path(model)), mesh, torch.float32)
     size = mesh.size
     store = loopback_store(size)
-    links, processes = [], []
+    peers = []
     for rank in range(1, size):
         ours, theirs = socket.socketpair()
         command = [sys.executable, "-m", "pieria.engine.ranks", str(theirs.fileno())]
-        processes.append(
-            subprocess.Popen(command, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL)
-        )
+        process = subprocess.Popen(command, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL)
         theirs.close()
-        links.append(BlockingLink(ours, Joined))
+        peers.append(Peer(rank, BlockingLink(ours, Done | Lost), process))
         with contextlib.suppress(Closed):  # one that is gone already is found out below
-            links[-1].send(Join(settings, rank, size, store.port))
+            peers[-1].link.send(Join(settings, rank, size, store.port))
     try:
-        for rank, (link, process) in enumerate(zip(links, processes, strict=True), start=1):
-            try:
-                link.receive()
-            except Closed as error:
-                code = process.wait()
-                raise RunnerLost(f"rank {rank} exited with code {code} at its start") from error
-        prepared = place(settings, _connect(settings, store, 0))
+        _wait(peers)
+        try:
+            prepared = place(settings, _connect(settings, store, 0))
+        except ValueError:
+            raise
+        except Exception as error:
+            raise _cause(peers, error) from error
+        _wait(peers)
     except Exception:
-        for process in processes:
-            process.kill()
-            process.wait()
-        if dist.is_initialized():
-            dist.destroy_process_group()
+        _end(peers, 0.0)
         raise
-    return replace(prepared, runner=RankedRunner(prepared.runner, links, processes))
+    runner = RankedRunner(prepared.runner, peers)
+    return replace(prepared, runner=runner, check=runner.check)
+
+
+def _wait(peers: Sequence[Peer]) -> None:
+    """For each rank's answer."""
+    for peer in peers:
+        word = peer.word()
+        if isinstance(word, Lost):
+            raise _failure({peer.rank: word})
 
 
 def loopback_store(size: int) -> TCPStore:
@@ -183,11 +263,20 @@ def main(arguments: list[str]) -> None:
     link = BlockingLink(socket.socket(fileno=int(arguments[0])), Join | Run)
     join = link.receive()
     store = TCPStore("127.0.0.1", join.port, join.size, False, START_TIMEOUT)
-    link.send(Joined())
-    runner = place(join.settings, _connect(join.settings, store, join.rank)).runner
-    with contextlib.suppress(Closed):
+    link.send(Done())
+    loaded = False
+    try:
+        runner = place(join.settings, _connect(join.settings, store, join.rank)).runner
+        loaded = True
+        link.send(Done())
         while True:
             runner.run(link.receive().plan)
+    except Closed:
+        return  # the first rank is gone, or wants no more
+    except Exception as error:
+        with contextlib.suppress(Closed):
+            link.send(_lost(error, loaded))
+        sys.exit(1)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,8 @@
 """A request as the scheduler sees it: changed by the scheduler alone. Torch-free."""
 
+import msgspec
+
+from pieria.engine.history import History
 from pieria.engine.messages import Add
 from pieria.engine.plan import Draw
 from pieria.engine.prefix_cache import Table
@@ -21,6 +24,8 @@ class Request:
 
     def __init__(self, add: Add, arrival: int) -> None:
         self.add = add
+        self.id = add.id
+        self.key = add.salt, add.adapter
         self.arrival = arrival
         self.tokens = list(add.tokens)
         self.prompt_length = len(add.tokens)
@@ -30,14 +35,31 @@ class Request:
         self.cached_tokens = 0
         self.prompt_logprobs_sent = 0
         self.announced = False
-
-    @property
-    def id(self) -> str:
-        return self.add.id
-
-    @property
-    def key(self) -> tuple[str, str]:
-        return self.add.salt, self.add.adapter
+        p = add.params
+        self.stops = frozenset(p.stop_token_ids or ())
+        self.most_tokens = self.prompt_length + add.max_tokens
+        self._history: History | None = None
+        if p.repetition_penalty != 1:
+            self._history = History(self.tokens, self.prompt_length, of_prompt=True)
+        elif p.presence_penalty != 0 or p.frequency_penalty != 0:
+            self._history = History(self.tokens, self.prompt_length, of_prompt=False)
+        self._first_to_stop = self.prompt_length + p.min_tokens
+        self._draw = Draw(
+            position=0,
+            seed=add.seed,
+            choice=add.choice,
+            temperature=p.temperature,
+            top_k=max(p.top_k, 0),
+            top_p=p.top_p,
+            min_p=p.min_p,
+            presence_penalty=p.presence_penalty,
+            frequency_penalty=p.frequency_penalty,
+            repetition_penalty=p.repetition_penalty,
+            bias=tuple((p.logit_bias or {}).items()),
+            logprobs=p.logprobs,
+        )
+        # What follows the position: most draws of a request differ in that alone.
+        self._draw_fields = msgspec.structs.astuple(self._draw)[1:]
 
     @property
     def pending(self) -> int:
@@ -56,25 +78,17 @@ class Request:
 
     def draw(self, stop_ids: frozenset[int]) -> Draw:
         """How to draw the token after the last known one."""
-        p = self.add.params
-        penalised = p.presence_penalty or p.frequency_penalty or p.repetition_penalty != 1
-        early = self.output_length < p.min_tokens
-        return Draw(
-            position=len(self.tokens),
-            seed=self.add.seed,
-            choice=self.add.choice,
-            temperature=p.temperature,
-            top_k=max(p.top_k, 0),
-            top_p=p.top_p,
-            min_p=p.min_p,
-            presence_penalty=p.presence_penalty,
-            frequency_penalty=p.frequency_penalty,
-            repetition_penalty=p.repetition_penalty,
-            prompt=self.add.tokens if penalised else (),
-            output=tuple(self.tokens[self.prompt_length :]) if penalised else (),
-            bias=tuple((p.logit_bias or {}).items()),
-            banned=tuple(sorted(stop_ids | set(p.stop_token_ids or ()))) if early else (),
-            logprobs=p.logprobs,
+        length = len(self.tokens)
+        early = length < self._first_to_stop
+        if not early and self._history is None:
+            return Draw(length, *self._draw_fields)
+        seen, times = (b"", b"") if self._history is None else self._history.counted()
+        return msgspec.structs.replace(
+            self._draw,
+            position=length,
+            seen=seen,
+            times=times,
+            banned=tuple(sorted(stop_ids | self.stops)) if early else (),
         )
 
     def finish_reason(self, stop_ids: frozenset[int]) -> tuple[str | None, int | None]:
@@ -82,10 +96,12 @@ class Request:
 
         (None, None) if it goes on.
         """
-        token, p = self.tokens[-1], self.add.params
-        if self.output_length >= max(p.min_tokens, 1):
-            if token in (p.stop_token_ids or ()):
-                return "stop", token
-            if token in stop_ids and not p.ignore_eos:
-                return "stop", None
-        return ("length", None) if self.output_length >= self.add.max_tokens else (None, None)
+        token, length = self.tokens[-1], len(self.tokens) - self.prompt_length
+        if token in self.stops or token in stop_ids:
+            p = self.add.params
+            if length >= max(p.min_tokens, 1):
+                if token in self.stops:
+                    return "stop", token
+                if not p.ignore_eos:
+                    return "stop", None
+        return ("length", None) if len(self.tokens) >= self.most_tokens else (None, None)

@@ -46,6 +46,15 @@ class RunnerConfig:
     threads: int | None = option(
         None, help="compute threads; default: one per physical core that this process may use"
     )
+    cpu_isa: str = option(
+        "auto",
+        aliases=("--cpu.isa",),
+        help="instruction set of the kernels for processors: auto, avx512_bf16, avx512, avx2 or"
+        " portable",
+    )
+    enforce_eager: bool = option(
+        False, help="do not record the steps of running requests to replay them"
+    )
 
     def __post_init__(self) -> None:
         if not self.model:

@@ -4,7 +4,6 @@ Knows draws and logits. Does not know requests.
 """
 
 import math
-from collections import Counter
 from collections.abc import Callable, Sequence
 
 import torch
@@ -64,16 +63,16 @@ def logprobs(
 
 def _history(draws: Sequence[Draw], device: torch.device) -> tuple[Tensor, Tensor, Tensor] | None:
     """(row, token, times in the output) of every token that a penalty looks at."""
-    rows: list[int] = []
-    tokens: list[int] = []
-    counts: list[int] = []
-    for row, draw in enumerate(draws):
-        times = Counter(draw.output)
-        seen = dict.fromkeys((*draw.prompt, *draw.output))
-        rows += [row] * len(seen)
-        tokens += seen
-        counts += [times[token] for token in seen]
-    return _triplets(rows, tokens, counts, device)
+    if not any(d.seen for d in draws):
+        return None
+
+    def joined(parts: list[bytes]) -> Tensor:
+        return torch.frombuffer(bytearray().join(parts), dtype=torch.int32).to(device)
+
+    tokens_N = joined([d.seen for d in draws])
+    lengths_R = torch.tensor([len(d.seen) // tokens_N.element_size() for d in draws], device=device)
+    rows_N = torch.arange(len(draws), device=device).repeat_interleave(lengths_R)
+    return rows_N, tokens_N.long(), joined([d.times for d in draws]).float()
 
 
 def _bias(

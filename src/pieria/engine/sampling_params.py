@@ -13,6 +13,15 @@ MAX_STOP_LENGTH = 1024
 MAX_BIASES = 1024
 MAX_LOGPROBS = 100
 
+_GENERATION_CONFIG = {
+    "temperature": "temperature",
+    "top_p": "top_p",
+    "top_k": "top_k",
+    "min_p": "min_p",
+    "repetition_penalty": "repetition_penalty",
+    "max_new_tokens": "max_tokens",
+}
+
 
 @dataclass(frozen=True, kw_only=True)
 class SamplingParams:
@@ -102,6 +111,19 @@ class SamplingParams:
         for token, bias in (self.logit_bias or {}).items():
             _integer("logit_bias token", token, 0, 2**31 - 1)
             _number(f"logit_bias[{token}]", bias, -100.0, 100.0)
+
+
+def sampling_defaults(*generation_configs: Mapping[str, Any]) -> dict[str, Any]:
+    """What Hugging Face's generation_config.json says of sampling, in `SamplingParams`' names.
+
+    A later one of several wins.
+    """
+    return {
+        ours: config[theirs]
+        for config in generation_configs
+        for theirs, ours in _GENERATION_CONFIG.items()
+        if config.get(theirs) is not None
+    }
 
 
 def _integer(name: str, value: object, low: int, high: int) -> None:

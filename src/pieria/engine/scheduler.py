@@ -129,13 +129,19 @@ class Scheduler:
         chunks: list[Chunk] = []
         budget = self.config.max_num_batched_tokens
         preemptions = self._preemptions
+        page_tokens, stateful = self.cache.page_tokens, self.cache.states.count > 0
         for position, request in enumerate(self._running):  # preemption shortens it from the end
-            # Each request after this one gets at least a token, so a long prompt stalls nobody.
-            later = len(self._running) - position - 1
-            count = self._aligned(request, min(request.pending, budget - later))
-            if self._make_room(request, count):
-                chunks.append(self._chunk(request, count))
-                budget -= count
+            computed, count = request.computed, len(request.tokens) - request.computed
+            room = len(request.tables[0].pages) * page_tokens - computed
+            # Most requests of most steps have one token to compute, and room for it.
+            if count > 1 or room < 1 or stateful:
+                # Each request after this one gets a token at least: a long prompt stalls nobody.
+                later = len(self._running) - position - 1
+                count = self._aligned(request, min(count, budget - later))
+                if not self._make_room(request, count):
+                    continue
+            chunks.append(self._chunk(request, count))
+            budget -= count
         if self._preemptions == preemptions and self._has_room(budget):
             self._admit(chunks, budget)
         return StepPlan(tuple(chunks))
@@ -210,9 +216,10 @@ class Scheduler:
         return budget > 0 and running < self._seats and pages <= self.cache.pages.available
 
     def _admit(self, chunks: list[Chunk], budget: int) -> None:
-        waiting = list(self._waiting)
+        waiting = self._waiting
         if self._policy is longest_prefix:
             waiting = sorted(waiting[:RANKED_WAITERS], key=lambda r: self._policy(r, self.cache))
+        admitted = []
         for request in waiting:
             if not self._has_room(budget):
                 break
@@ -223,7 +230,7 @@ class Scheduler:
             if not self._reserve(request, count, spare=len(self._running)):
                 self._give_back(request)
                 break
-            self._take_out(self._waiting, request)
+            admitted.append(request)
             insort(self._running, request, key=self._rank)
             if not request.announced:
                 request.cached_tokens = request.computed
@@ -232,6 +239,8 @@ class Scheduler:
                 self._split_prompts += count < request.pending
             chunks.append(self._chunk(request, count))
             budget -= count
+        for request in admitted:
+            self._take_out(self._waiting, request)
 
     def _follows_a_prompt(self, request: Request) -> bool:
         """Whether its leader is about to publish its prompt, so that waiting is cheaper."""
@@ -242,54 +251,62 @@ class Scheduler:
         return leader is not None and leader.arrival < request.arrival and leader.output_length == 0
 
     def _chunk(self, request: Request, count: int) -> Chunk:
-        start, end = request.computed, request.computed + count
-        last = end == len(request.tokens)
+        start, tokens, states = request.computed, request.tokens, request.states
+        tables, end = request.tables, start + count
         targets: tuple[int, ...] = ()
-        if request.wants_prompt_logprobs:
-            targets = tuple(request.tokens[start + 1 : min(end + 1, request.prompt_length)])
+        if start < request.prompt_length and request.wants_prompt_logprobs:
+            targets = tuple(tokens[start + 1 : min(end + 1, request.prompt_length)])
         return Chunk(
-            request=request.id,
-            start=start,
-            tokens=tuple(request.tokens[start:end]),
-            tables=tuple([table.pages for table in request.tables]),
-            reads=request.states[0] if request.computed and request.states else ABSENT,
-            writes=request.states[-1] if request.states else ABSENT,
-            draw=request.draw(self.stop_ids) if last else None,
-            targets=targets,
-            prompt_logprobs=request.add.params.prompt_logprobs if targets else None,
+            request.id,
+            start,
+            (tokens[start],) if count == 1 else tuple(tokens[start:end]),
+            (tables[0].pages,) if len(tables) == 1 else tuple([table.pages for table in tables]),
+            states[0] if start and states else ABSENT,
+            states[-1] if states else ABSENT,
+            request.draw(self.stop_ids) if end == len(tokens) else None,
+            targets,
+            request.add.params.prompt_logprobs if targets else None,
         )
 
     def _commit(self, request: Request, chunk: Chunk, outcome: ChunkResult) -> Output:
         if outcome.error is not None:
             self._remove(request)
             return Output(request.id, finish_reason="error", error=outcome.error)
-        assert (outcome.token is None) == (chunk.draw is None)
-        assert len(outcome.prompt_logprobs) == len(chunk.targets)
-        self._prompt_tokens += max(0, min(chunk.end, request.prompt_length) - chunk.start)
-        self._remember(request, chunk.end)
-        # After a preemption the prompt is computed again; what was sent is not sent twice.
-        known = max(0, request.prompt_logprobs_sent - chunk.start)
-        prompt_logprobs = outcome.prompt_logprobs[known:]
-        request.prompt_logprobs_sent += len(prompt_logprobs)
-        tokens: tuple[int, ...] = ()
+        token, logprob, prompt_logprobs = outcome.token, outcome.logprob, outcome.prompt_logprobs
+        assert (token is None) == (chunk.draw is None)
+        start, count = chunk.start, len(chunk.tokens)
+        end = start + count
+        if start < request.prompt_length:
+            self._prompt_tokens += min(end, request.prompt_length) - start
+        # Most steps of most requests are a token that fills no page.
+        if count == 1 and end % self.cache.page_tokens and not request.states:
+            request.computed = end
+        else:
+            self._remember(request, end)
+        if prompt_logprobs or chunk.targets:
+            assert len(prompt_logprobs) == len(chunk.targets)
+            # After a preemption the prompt is computed again; what was sent is not sent twice.
+            prompt_logprobs = prompt_logprobs[max(0, request.prompt_logprobs_sent - start) :]
+            request.prompt_logprobs_sent += len(prompt_logprobs)
         reason, stop_token = None, None
-        if outcome.token is not None:
-            tokens = (outcome.token,)
-            request.tokens.append(outcome.token)
+        if token is not None:
+            request.tokens.append(token)
             self._generated_tokens += 1
-            reason, stop_token = request.finish_reason(self.stop_ids)
-            if reason is not None:
-                self._remove(request)
+            is_stop = token in self.stop_ids or token in request.stops
+            if is_stop or len(request.tokens) >= request.most_tokens:
+                reason, stop_token = request.finish_reason(self.stop_ids)
+                if reason is not None:
+                    self._remove(request)
         cached_tokens = 0 if request.announced else request.cached_tokens
         request.announced = True
         return Output(
-            id=request.id,
-            tokens=tokens,
-            logprobs=(outcome.logprob,) if outcome.logprob is not None else (),
-            prompt_logprobs=prompt_logprobs,
-            cached_tokens=cached_tokens,
-            finish_reason=reason,
-            stop_reason=stop_token,
+            request.id,
+            () if token is None else (token,),
+            () if logprob is None else (logprob,),
+            prompt_logprobs,
+            cached_tokens,
+            reason,
+            stop_token,
         )
 
     def _begin(self, request: Request) -> None:
@@ -316,8 +333,9 @@ class Scheduler:
         """Its tokens up to `end` are computed: publish full pages, let go of what is not seen."""
         first, last = request.computed // self.cache.page_tokens, end // self.cache.page_tokens
         request.computed = end
-        self.cache.states.release(request.states[:-1])
-        request.states = request.states[-1:]
+        if request.states:
+            self.cache.states.release(request.states[:-1])
+            request.states = request.states[-1:]
         if first == last:
             return
         tables, states = request.tables, request.states

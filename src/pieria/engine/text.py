@@ -53,7 +53,8 @@ class Delta:
 class TextEngine:
     """Streams text from prompts of token ids.
 
-    limit: most requests, each choice one, in flight; None: no limit.
+    vocabulary: ids that the model knows; a tokenizer may have more, and may have fewer. limit: most
+    requests, each choice one, in flight; None: no limit.
     """
 
     def __init__(
@@ -61,11 +62,13 @@ class TextEngine:
         client: EngineClient,
         tokenizer: Tokenizer,
         max_model_len: int,
+        vocabulary: int,
         limit: int | None = None,
     ) -> None:
         self.client = client
         self.tokenizer = tokenizer
         self.max_model_len = max_model_len
+        self.vocabulary = min(vocabulary, tokenizer.size)
         self.limit = limit
 
     async def stream(
@@ -122,9 +125,9 @@ class TextEngine:
     def _check_tokens(self, what: str, ids: Iterable[int]) -> None:
         """ValueError if one is no token id: it would fail in the engine, with others beside it."""
         for id in ids:
-            if type(id) is not int or not 0 <= id < self.tokenizer.size:
+            if type(id) is not int or not 0 <= id < self.vocabulary:
                 raise ValueError(
-                    f"{what} has token id {id!r}; ids are integers below {self.tokenizer.size}"
+                    f"{what} has token id {id!r}; ids are integers below {self.vocabulary}"
                 )
 
     def _max_tokens(self, prompt: Sequence[int], params: SamplingParams) -> int:

@@ -61,7 +61,7 @@ def from_hf(keys: Keys) -> ModelConfig:
         hidden=hidden,
         vocabulary=keys.integer("vocab_size"),
         context=keys.integer("max_position_embeddings"),
-        layers=(layer,) * keys.integer("num_hidden_layers"),
+        layers=(layer,) * keys.layers(),
         norm=None,
         tied=False,
         generates=False,

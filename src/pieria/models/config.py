@@ -9,6 +9,10 @@ from typing import ClassVar, Literal
 
 RopeScaling = Literal["none", "linear", "ntk", "llama3", "yarn"]
 
+MAX_EXPERTS = 65536
+MAX_ROPE_DIMENSIONS = 65536
+"""What is bounded is laid out before anything is read."""
+
 
 @dataclass(frozen=True)
 class Rope:
@@ -39,6 +43,17 @@ class Rope:
     factors: tuple[float, ...] = ()
     magnitude: float = 1.0
     interleaved: bool = False
+
+    def __post_init__(self) -> None:
+        if self.theta <= 1:
+            raise ValueError(f"theta={self.theta} must be above 1")
+        if self.scaling == "ntk" and self.dim <= 2:
+            raise ValueError(f"dim={self.dim} must be above 2 where scaling is ntk")
+        if self.scaling == "llama3" and self.low_freq_factor >= self.high_freq_factor:
+            raise ValueError(
+                f"low_freq_factor={self.low_freq_factor} must be below"
+                f" high_freq_factor={self.high_freq_factor}"
+            )
 
 
 @dataclass(frozen=True)
@@ -145,7 +160,7 @@ class MoeConfig:
 
     size: features inside an expert. score, renormalise, scale, groups, top_groups, group_score: see
     `ops.route`. selection_bias: the router has one that only choices see. router_bias: of its
-    logits. activation, limit: see `ops.experts`. bias: of the experts.
+    logits. activation, limit, slope: see `ops.experts`. bias: of the experts.
     shared: a network that every token goes through besides; shared_gate: what it gives is
     multiplied by the sigmoid of one logit of the token.
     """
@@ -163,11 +178,14 @@ class MoeConfig:
     router_bias: bool = False
     activation: Literal["silu", "gelu", "gelu_tanh", "clamped"] = "silu"
     limit: float | None = None
+    slope: float | None = None
     bias: bool = False
     shared: MlpConfig | None = None
     shared_gate: bool = False
 
     def __post_init__(self) -> None:
+        if self.experts > MAX_EXPERTS:
+            raise ValueError(f"experts={self.experts} must be at most {MAX_EXPERTS}")
         in_group, rest = divmod(self.experts, self.groups)
         least = 2 if self.group_score == "top2" and self.groups > 1 else 1
         if rest or in_group < least:
@@ -180,8 +198,11 @@ class MoeConfig:
             raise ValueError(f"top={self.top} must be in 1..{in_group * self.top_groups}")
         if self.score == "twin" and self.top != 2:
             raise ValueError(f"top={self.top} must be 2 where experts are twins")
-        if (self.limit is None) == (self.activation == "clamped"):
-            raise ValueError(f"activation={self.activation!r} does not go with limit={self.limit}")
+        for name in ("limit", "slope"):
+            if (getattr(self, name) is None) == (self.activation == "clamped"):
+                raise ValueError(
+                    f"activation={self.activation!r} does not go with {name}={getattr(self, name)}"
+                )
         if self.shared is not None and self.shared.bias:
             raise ValueError(f"shared={self.shared} must have no bias")
         if self.shared_gate and self.shared is None:
@@ -240,5 +261,6 @@ class ModelConfig:
                 raise ValueError(
                     f"layer {i}: {a.heads} attention heads do not divide over {kv_heads} key heads"
                 )
-            if a.rope is not None and (a.rope.dim > size or a.rope.dim % 2):
+            most = min(size, MAX_ROPE_DIMENSIONS)
+            if a.rope is not None and (a.rope.dim > most or a.rope.dim % 2):
                 raise ValueError(f"layer {i}: rope of {a.rope.dim} dimensions in heads of {size}")

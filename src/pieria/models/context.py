@@ -34,9 +34,15 @@ class Context(Protocol):
         """Remember k and v, then attend; returns [T, H, K]."""
 
     def attend_latents(
-        self, layer: int, q_THL: Tensor, latent_TL: Tensor, config: LatentConfig
+        self,
+        layer: int,
+        q_THC: Tensor,
+        q_THK: Tensor,
+        value_TC: Tensor,
+        key_TK: Tensor,
+        config: LatentConfig,
     ) -> Tensor:
-        """Remember the latents, then attend causally; returns [T, H, kv_rank]."""
+        """Remember the latents, value beside key, then attend causally; returns [T, H, C]."""
 
     def states(self, layer: int, state: tuple[Array, ...]) -> tuple[tuple[Tensor, ...], ops.Slots]:
         """An array [slots, *shape] for each of what a request's state is, and the requests' slots.
@@ -82,8 +88,15 @@ class Packed:
         )
 
     def attend_latents(
-        self, layer: int, q_THL: Tensor, latent_TL: Tensor, config: LatentConfig
+        self,
+        layer: int,
+        q_THC: Tensor,
+        q_THK: Tensor,
+        value_TC: Tensor,
+        key_TK: Tensor,
+        config: LatentConfig,
     ) -> Tensor:
+        q_THL, latent_TL = torch.cat([q_THC, q_THK], -1), torch.cat([value_TC, key_TK], -1)
         return ops.latent_attention(
             q_THL, latent_TL, self.lengths, rank=config.kv_rank, scale=config.scale
         )

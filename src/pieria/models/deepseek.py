@@ -59,7 +59,7 @@ def from_hf(keys: Keys) -> ModelConfig:
         keys.choice("hidden_act", llama.ACTIVATIONS, "silu"),
         keys.flag("mlp_bias", False),
     )
-    count = keys.integer("num_hidden_layers")
+    count = keys.layers()
     first = keys.integer("first_k_dense_replace", 0, least=0)
     every = keys.integer("moe_layer_freq", 1)
     mixed = [keys.has("n_routed_experts") and i >= first and i % every == 0 for i in range(count)]

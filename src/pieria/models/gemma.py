@@ -81,7 +81,7 @@ def from_hf(keys: Keys) -> ModelConfig:
     )
     rope = _rope(text, "sliding_attention", head_dim) if third else wide.rope
     local = replace(wide, window=text.integer("sliding_window"), rope=rope)
-    count, period = text.integer("num_hidden_layers"), text.integer("sliding_window_pattern")
+    count, period = text.layers(), text.integer("sliding_window_pattern")
     mixers = text.choices(
         "layer_types",
         count,

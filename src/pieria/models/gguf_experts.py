@@ -16,6 +16,11 @@ def mixtral(keys: Keys, rope_scaling: dict[str, Any] | None) -> dict[str, Any]:
     return {"architectures": ["MixtralForCausalLM"], "model_type": "mixtral"}
 
 
+def qwen2_moe(keys: Keys, rope_scaling: dict[str, Any] | None) -> dict[str, Any]:
+    """None of the published ones renormalises; all have experts in every layer."""
+    return {"norm_topk_prob": False}
+
+
 def qwen3_moe(keys: Keys, rope_scaling: dict[str, Any] | None) -> dict[str, Any]:
     """All published ones renormalise, and have experts in every layer."""
     return {"norm_topk_prob": True}

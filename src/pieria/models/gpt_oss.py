@@ -1,6 +1,7 @@
 """gpt-oss (arXiv:2508.10925): sinks in every head, windows in every other layer, biased experts.
 
-Files keep what enters an expert as one, gate and up in turns, and its matrices the other way round.
+Files keep what enters an expert as one, gate and up in turns, and its matrices the other way round;
+those that are packed (`mxfp4_file`) are not.
 Source: transformers' models/gpt_oss.
 """
 
@@ -12,7 +13,6 @@ from pieria.models.keys import Keys
 from pieria.models.names import Names, Source
 
 EXPERTS = "model.layers.{}.mlp.experts."
-SLOPE = 1.702
 
 NAMES: Names = {
     **llama.NAMES,
@@ -38,14 +38,10 @@ GGUF_INTERLEAVED: tuple[str, ...] = ()
 
 def from_hf(keys: Keys) -> ModelConfig:
     if keys.has("quantization_config"):
-        method = keys.part("quantization_config").values.get("quant_method")
-        raise ValueError(
-            f"{keys.source}: quantization_config.quant_method={method!r} is not supported yet;"
-            " give a checkpoint whose experts are in bfloat16"
-        )
-    if (slope := keys.number("swiglu_alpha", SLOPE)) != SLOPE:
-        raise ValueError(f"{keys.source}: swiglu_alpha={slope} must be {SLOPE}")
-    count = keys.integer("num_hidden_layers")
+        # Files say themselves which experts are packed.
+        keys.part("quantization_config").choice("quant_method", {"mxfp4": None})
+        keys = Keys({**keys.values, "quantization_config": None}, keys.source)
+    count = keys.layers()
     windows = keys.choices(
         "layer_types",
         count,
@@ -68,6 +64,7 @@ def from_hf(keys: Keys) -> ModelConfig:
         router_bias=True,
         activation="clamped",
         limit=keys.number("swiglu_limit", 7.0),
+        slope=keys.number("swiglu_alpha", 1.702),
         bias=True,
     )
     return replace(dense, layers=tuple(replace(layer, mlp=moe) for layer in dense.layers))

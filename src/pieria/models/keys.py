@@ -1,10 +1,28 @@
 """Typed access to a model's config.json, with errors that name file, key and value."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, Literal
 
 from pieria.models.config import Rope
+
+MOST = 2**40 - 1
+"""Of any count or size."""
+
+MAX_LAYERS = 1024
+"""Each takes memory before anything is read. Published models have up to some hundred."""
+
+
+@contextmanager
+def naming(source: str) -> Iterator[None]:
+    """Puts the source before the errors of those who do not know it, as a file or a folder."""
+    try:
+        yield
+    except ValueError as error:
+        if str(error).startswith((f"{source}:", f"{source}/")):
+            raise
+        raise ValueError(f"{source}: {error}") from error
 
 
 class Keys:
@@ -21,18 +39,32 @@ class Keys:
         """Whether the key is there and not null."""
         return self.values.get(key) is not None
 
-    def integer(self, key: str, default: int | None = None, least: Literal[0, 1] = 1) -> int:
+    def integer(
+        self, key: str, default: int | None = None, least: Literal[0, 1] = 1, most: int = MOST
+    ) -> int:
         value = self._get(key, default)
-        if isinstance(value, bool) or not isinstance(value, int) or not least <= value < 2**40:
+        if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
             wanted = "a positive integer" if least else "a positive integer or 0"
-            raise ValueError(f"{self.source}: {key}={value!r} must be {wanted}")
+            bound = "" if most == MOST else f", at most {most}"
+            raise ValueError(f"{self.source}: {key}={value!r} must be {wanted}{bound}")
         return value
+
+    def layers(self) -> int:
+        return self.integer("num_hidden_layers", most=MAX_LAYERS)
 
     def number(self, key: str, default: float | None = None) -> float:
         value = self._get(key, default)
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1e30:
             raise ValueError(f"{self.source}: {key}={value!r} must be a positive number")
         return float(value)
+
+    def numbers(self, key: str, count: int) -> tuple[float, ...]:
+        """A list of `count` positive numbers."""
+        values = self._get(key, None)
+        if not isinstance(values, list) or len(values) != count:
+            raise ValueError(f"{self.source}: {key} must be {count} numbers")
+        each = Keys({f"{key}[{i}]": value for i, value in enumerate(values)}, self.source)
+        return tuple(each.number(name) for name in each.values)
 
     def flag(self, key: str, default: bool | None = None) -> bool:
         value = self._get(key, default)
@@ -107,10 +139,7 @@ class Keys:
         if kind == "yarn":
             return self._yarn(scaling, theta, dim)
         if kind == "factors":
-            factors = tuple(float(f) for f in scaling.values["factors"])
-            if len(factors) != dim // 2 or not all(f > 0 for f in factors):
-                raise ValueError(f"{scaling.source}: {dim // 2} positive rope factors are needed")
-            return Rope(theta, dim, factors=factors)
+            return Rope(theta, dim, factors=scaling.numbers("factors", dim // 2))
         raise ValueError(
             f"{scaling.source}: rope_type={kind!r} is not supported;"
             " there are: default, linear, ntk, llama3, yarn"

@@ -14,9 +14,37 @@ from pieria import ops
 from pieria.models.cache_spec import Array, CacheSpec
 from pieria.models.config import LatentConfig
 from pieria.models.context import Context
-from pieria.models.parts import Angles, Linear, Norm, Part
+from pieria.models.parts import Angles, Linear, Module, Norm, Part
+from pieria.ops import Weight, dense
 from pieria.parallel.mesh import Mesh
 from pieria.parallel.shard import REPLICATED, column, row
+
+
+class Heads(Module):
+    """A matrix of each head, from latents to its keys and values [H (N + V), C]. Cut by heads."""
+
+    def __init__(self, path: str, config: LatentConfig, mesh: Mesh, dtype: torch.dtype) -> None:
+        super().__init__(path, mesh, dtype)
+        self.config = config
+        size = config.nope_dim + config.v_dim
+        shape = (config.heads * size, config.kv_rank)
+        self.weight = self.declare("weight", shape, column(size))
+        self._packed: tuple[Tensor | Weight, Tensor | Weight] | None = None
+
+    def matrices(self) -> tuple[Tensor | Weight, Tensor | Weight]:
+        """From queries to latents [H, C, N], and from latents to values [H, V, C]."""
+        if self._packed is not None:
+            return self._packed
+        sizes = [self.config.nope_dim, self.config.v_dim]
+        kv_HXC = self.weight.view(-1, sum(sizes), self.config.kv_rank)
+        k_HNC, v_HVC = torch.split(kv_HXC, sizes, 1)
+        return k_HNC.transpose(1, 2), v_HVC
+
+    def pack(self) -> None:
+        query_HCN, value_HVC = (ops.head_linear.pack(dense(m)) for m in self.matrices())
+        if isinstance(query_HCN, Weight) and isinstance(value_HVC, Weight):
+            self._packed = query_HCN, value_HVC
+            del self.weight
 
 
 class Latent(Part):
@@ -38,7 +66,7 @@ class Latent(Part):
         self.index = index
         self.config = config
         heads, rank, turning = config.heads, config.kv_rank, config.rope.dim
-        q_size, kv_size = config.nope_dim + turning, config.nope_dim + config.v_dim
+        q_size = config.nope_dim + turning
         q = heads * q_size, False, column(q_size), mesh, dtype
         if config.q_rank is None:
             self.q = Linear(f"{path}.q", hidden, *q)
@@ -52,9 +80,7 @@ class Latent(Part):
             f"{path}.kv_a", hidden, rank + turning, config.bias, REPLICATED, mesh, dtype
         )
         self.kv_a_norm = Norm(f"{path}.kv_a_norm", rank, config.norm, mesh, dtype)
-        self.kv_b = Linear(
-            f"{path}.kv_b", rank, heads * kv_size, False, column(kv_size), mesh, dtype
-        )
+        self.kv_b = Heads(f"{path}.kv_b", config, mesh, dtype)
         self.o = Linear(
             f"{path}.o", heads * config.v_dim, hidden, config.bias, row(config.v_dim), mesh, dtype
         )
@@ -69,12 +95,10 @@ class Latent(Part):
         cos_TR, sin_TR = angles[config.rope]
         q_THP = ops.rope(q_THP, cos_TR, sin_TR, config.rope.interleaved)
         k_T1P = ops.rope(k_TP[:, None], cos_TR, sin_TR, config.rope.interleaved)
-        kv_HXC = self.kv_b.weight.view(-1, nope + config.v_dim, rank)
-        k_HNC, v_HVC = torch.split(kv_HXC, [nope, config.v_dim], 1)
-        q_THL = torch.cat([ops.head_linear(q_THN, k_HNC.transpose(1, 2)), q_THP], -1)
-        latent_TL = torch.cat([self.kv_a_norm(c_TC), k_T1P[:, 0]], -1)
-        y_THC = context.attend_latents(self.index, q_THL, latent_TL, config)
-        return self.o(ops.head_linear(y_THC, v_HVC).flatten(1))
+        query_HCN, value_HVC = self.kv_b.matrices()
+        q_THC, c_TC = ops.head_linear(q_THN, query_HCN), self.kv_a_norm(c_TC)
+        y_THC = context.attend_latents(self.index, q_THC, q_THP, c_TC, k_T1P[:, 0], config)
+        return self.o(ops.head_linear(y_THC, value_HVC).flatten(1))
 
     def cache_spec(self, dtype: torch.dtype) -> CacheSpec:
         """The normed latent and the turned key beside it, kept in `dtype`."""

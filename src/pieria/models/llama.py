@@ -73,7 +73,7 @@ def uniform(
         mlp_bias,
     )
     rope = rope or keys.rope(int(head_dim * keys.number("partial_rotary_factor", 1.0)))
-    count = keys.integer("num_hidden_layers")
+    count = keys.layers()
     layers = tuple(
         LayerConfig(
             AttentionConfig(

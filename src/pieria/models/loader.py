@@ -14,13 +14,13 @@ from pieria.models.config import AttentionConfig, ModelConfig
 from pieria.models.decoder import Decoder
 from pieria.models.gguf_delta import GroupedHeads
 from pieria.models.gguf_latents import JoinedLatents
-from pieria.models.keys import Keys
+from pieria.models.keys import MAX_LAYERS, Keys, naming
+from pieria.models.mxfp4_file import UnpackedExperts
 from pieria.models.names import (
-    GGUF_NAMES,
-    GGUF_OWN,
     Names,
     Place,
     Source,
+    gguf_names,
     place,
     rooted,
     source,
@@ -33,6 +33,9 @@ from pieria.parallel.mesh import Mesh
 DERIVED = ("rotary_emb.inv_freq", "rope_freqs.weight", "masked_bias", "embeddings.position_ids")
 """Ends of the names of tensors that files carry and the config implies."""
 
+MOST_PARTS = 4
+"""Weights, or experts' parts of them, that any file keeps in one tensor."""
+
 OTHER_PARTS = (
     *("vision_tower.", "multi_modal_projector.", "model.visual.", "visual."),
     *("pooler.", "mtp."),
@@ -43,7 +46,8 @@ OTHER_PARTS = (
 def build(checkpoint: Checkpoint, mesh: Mesh, dtype: torch.dtype) -> Decoder:
     """The model of a checkpoint on the meta device: shapes without data."""
     keys = Keys(checkpoint.config, str(checkpoint.path))
-    return Decoder(model_config(keys), mesh, dtype)
+    with naming(keys.source):
+        return Decoder(model_config(keys), mesh, dtype)
 
 
 def load(
@@ -58,6 +62,13 @@ def load(
     ValueError that names the tensors if one is missing, left over, or of another shape than the
     config says.
     """
+    with naming(str(checkpoint.path)):
+        _load(checkpoint, model, device, advance)
+
+
+def _load(
+    checkpoint: Checkpoint, model: Decoder, device: str, advance: Callable[[int], None]
+) -> None:
     keys = Keys(checkpoint.config, str(checkpoint.path))
     tensors = checkpoint.tensors()
     # All stages' weights, so that what another stage reads is not taken for left over.
@@ -65,11 +76,12 @@ def load(
     gguf = checkpoint.format == "gguf"
     if gguf:
         tensors = GroupedHeads(JoinedLatents(tensors), model.config)
-        names: Names = {**GGUF_NAMES, **GGUF_OWN.get(model.config.family, {})}
+        names: Names = gguf_names(model.config.family, tensors.names())
     else:
+        tensors = UnpackedExperts(tensors)
         names = rooted(family(keys).NAMES, tensors.names())
     unread = (*OTHER_PARTS, *_further(keys, len(model.config.layers), names))
-    places = {name: _places(name, names, logical) for name in logical}
+    places = _all_places(checkpoint, names, logical, len(tensors.names()))
     _compare(checkpoint, tensors, places, model.config, names, unread)
     for name in model.logical():
         path, _, kind = name.rpartition(".")
@@ -115,11 +127,28 @@ def _compare(
 
 def _further(keys: Keys, layers: int, names: Names) -> tuple[str, ...]:
     """Starts of the names of layers that predict further tokens, numbered after the `layers`."""
-    count = keys.integer("num_nextn_predict_layers", 0, least=0)
+    count = keys.integer("num_nextn_predict_layers", 0, least=0, most=MAX_LAYERS)
     if not count:
         return ()
     start = source("layers.0.mixer.o.weight", names).name.partition("0.")[0]
     return tuple(f"{start}{layers + i}." for i in range(count))
+
+
+def _all_places(
+    checkpoint: Checkpoint, names: Names, logical: Mapping[str, Logical], there: int
+) -> dict[str, tuple[Place, ...]]:
+    """Where each weight lies, of a file with so many tensors."""
+    places: dict[str, tuple[Place, ...]] = {}
+    count = 0
+    for name in logical:
+        places[name] = _places(name, names, logical)
+        count += len(places[name])
+        if count > MOST_PARTS * there:
+            raise ValueError(
+                f"{checkpoint.path}: there are {there} tensors, too few for the config's"
+                f" {len(logical)} weights"
+            )
+    return places
 
 
 def _places(name: str, names: Names, logical: Mapping[str, Logical]) -> tuple[Place, ...]:

@@ -19,5 +19,5 @@ def from_hf(keys: Keys) -> ModelConfig:
 def windowed(keys: Keys, family: str) -> ModelConfig:
     """Every layer with the window that `sliding_window` says, if it says one."""
     window = keys.integer("sliding_window") if keys.has("sliding_window") else None
-    windows = (window,) * keys.integer("num_hidden_layers")
+    windows = (window,) * keys.layers()
     return llama.uniform(keys, family, qkv_bias=False, windows=windows)

@@ -100,6 +100,7 @@ class Experts(Part):
             self.down.bias if self.adds_bias else None,
             activation=self.config.activation,
             limit=self.config.limit,
+            slope=self.config.slope,
             first=self.first,
             total=self.config.experts,
         )

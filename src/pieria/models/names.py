@@ -131,6 +131,13 @@ GGUF_DELTA: Names = {
 }
 
 GGUF_OWN: Mapping[str, Names] = {
+    "bert": {
+        "positions": "position_embd",
+        "types": "token_types",
+        "embed_norm": "token_embd_norm",
+        "layers.{}.mixer_norm": "blk.{}.attn_output_norm",
+        "layers.{}.mlp_norm": "blk.{}.layer_output_norm",
+    },
     "glm4": {
         "layers.{}.mlp.gate": Source("blk.{}.ffn_up", 0, 2),
         "layers.{}.mlp.up": Source("blk.{}.ffn_up", 1, 2),
@@ -148,8 +155,27 @@ GGUF_OWN: Mapping[str, Names] = {
 }
 """What some families' GGUF files keep otherwise, by family."""
 
+GGUF_FUSED: Mapping[tuple[str, str], Names] = {
+    ("attn_q", "attn_qkv"): parts("layers.{}.mixer.", ("q", "k", "v"), "blk.{}.attn_qkv"),
+    ("ffn_gate_exps", "ffn_gate_up_exps"): {
+        "layers.{}.mlp.experts.gate": Source("blk.{}.ffn_gate_up_exps", 0, 2, dim=1),
+        "layers.{}.mlp.experts.up": Source("blk.{}.ffn_gate_up_exps", 1, 2, dim=1),
+    },
+}
+"""What any GGUF file may keep as one, by a tensor that it then lacks and the one that it has."""
+
 ROOTS = ("model.", "language_model.model.", "model.language_model.", "")
 """What may stand before the names of a model's own modules, which leaves out its head."""
+
+
+def gguf_names(family: str, there: Collection[str]) -> Names:
+    """What a GGUF file with these tensors calls a family's modules and weights."""
+    kinds = {name.removesuffix(".weight").rpartition(".")[2] for name in there}
+    found = {**GGUF_NAMES, **GGUF_OWN.get(family, {})}
+    for (lacking, whole), names in GGUF_FUSED.items():
+        if lacking not in kinds and whole in kinds:
+            found.update(names)
+    return found
 
 
 def source(name: str, names: Names) -> Source:

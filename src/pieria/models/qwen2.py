@@ -19,7 +19,7 @@ def windows(keys: Keys) -> tuple[int | None, ...] | None:
     """
     if not keys.flag("use_sliding_window", False) or not keys.has("sliding_window"):
         return None
-    window, count = keys.integer("sliding_window"), keys.integer("num_hidden_layers")
+    window, count = keys.integer("sliding_window"), keys.layers()
     first = min(keys.integer("max_window_layers", count), count)
     return keys.choices(
         "layer_types",

@@ -59,8 +59,9 @@ def with_experts(keys: Keys, dense: ModelConfig, moe: MoeConfig) -> ModelConfig:
     step, plain = keys.integer("decoder_sparse_step", 1), keys.values.get("mlp_only_layers") or []
     if not isinstance(plain, list) or not all(type(i) is int for i in plain):
         raise ValueError(f"{keys.source}: mlp_only_layers={plain!r} must be a list of layers")
+    unmixed = frozenset(plain)
     layers = tuple(
-        layer if i in plain or (i + 1) % step else replace(layer, mlp=moe)
+        layer if i in unmixed or (i + 1) % step else replace(layer, mlp=moe)
         for i, layer in enumerate(dense.layers)
     )
     return replace(dense, layers=layers)

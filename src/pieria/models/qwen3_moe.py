@@ -14,7 +14,7 @@ GGUF_INTERLEAVED: tuple[str, ...] = ()
 
 def from_hf(keys: Keys) -> ModelConfig:
     window = keys.integer("sliding_window") if keys.flag("use_sliding_window", False) else None
-    count = keys.integer("num_hidden_layers")
+    count = keys.layers()
     head_dim = keys.integer("hidden_size") // keys.integer("num_attention_heads")
     dense = qwen3.normed(
         Keys({"head_dim": head_dim, **keys.values}, keys.source), "qwen3_moe", (window,) * count

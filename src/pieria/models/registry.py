@@ -22,7 +22,7 @@ from pieria.models import (
     qwen3_next,
 )
 from pieria.models.config import ModelConfig
-from pieria.models.keys import Keys
+from pieria.models.keys import Keys, naming
 from pieria.models.names import Names
 
 
@@ -104,7 +104,8 @@ def model_config(keys: Keys) -> ModelConfig:
 
     What was saved without its head, such as Qwen3Model, does not generate.
     """
-    config = family(keys).from_hf(keys)
+    with naming(keys.source):
+        config = family(keys).from_hf(keys)
     known = {*ARCHITECTURES, *SHARED_NAMES}
     headless = not any(name in known for name in keys.values["architectures"])
     return replace(config, generates=False) if headless else config

@@ -16,6 +16,9 @@ from pieria.models.stored_tensor import StoredTensor
 
 BLOCK_BYTES = 128 << 10
 
+PACKED = "U8"
+"""Bytes that hold numbers in a way that only who reads them knows: read as uint8, and only so."""
+
 
 def _plain(dtype: torch.dtype) -> Callable[[Tensor], Tensor]:
     return lambda blocks_NB: blocks_NB.view(dtype)
@@ -28,6 +31,7 @@ DECODERS: Mapping[str, Callable[[Tensor], Tensor]] = {
     "BF16": _plain(torch.bfloat16),
     "F8_E4M3": _plain(torch.float8_e4m3fn),
     "F8_E5M2": _plain(torch.float8_e5m2),
+    PACKED: _plain(torch.uint8),
     **gguf_tensors.DECODERS,
 }
 """NumberFormat.name -> uint8 [blocks, bytes of a block] to [blocks, elements of a block]."""
@@ -53,10 +57,11 @@ class TensorReader:
         not fit; OSError if the file became shorter.
         """
         stored = self._stored(name)
-        if stored.format.name not in DECODERS:
+        kind, packed = stored.format.name, out.dtype == torch.uint8
+        if kind not in DECODERS or (kind == PACKED) != packed:
+            known = PACKED if packed else ", ".join(name for name in DECODERS if name != PACKED)
             raise ValueError(
-                f"{stored.path}: tensor {name!r} holds {stored.format.name} numbers;"
-                f" supported are: {', '.join(DECODERS)}"
+                f"{stored.path}: tensor {name!r} holds {kind} numbers; supported are: {known}"
             )
         begin = tuple(first) or (0,) * len(stored.shape)
         fits = len(begin) == out.ndim == len(stored.shape) and all(
@@ -92,6 +97,10 @@ class _Copy:
         self, offset: int, shape: tuple[int, ...], out: Tensor, first: tuple[int, ...]
     ) -> None:
         """As `read_into`, of a tensor of this shape whose bytes begin at `offset`."""
+        while len(shape) > 2 and out.shape[-1] == shape[-1] and out.is_contiguous():
+            # Rows that are wanted whole lie one behind the other.
+            first = (*first[:-2], first[-2] * shape[-1])
+            shape, out = (*shape[:-2], shape[-2] * shape[-1]), out.flatten(-2)
         if len(shape) == 1:
             self.matrix(offset, shape[0], out.unsqueeze(0), first[0])
             return

@@ -5,6 +5,7 @@ planner all read that statement. Knows logical shapes. Does not know files, form
 """
 
 from dataclasses import dataclass
+from math import isqrt
 
 from pieria.parallel.mesh import Mesh
 
@@ -23,7 +24,8 @@ class Cut:
     def sizes(self, shape: tuple[int, ...]) -> list[int]:
         """The numbers of ranks over which a tensor of this shape can be cut."""
         units, rest = divmod(shape[self.dim], self.granularity)
-        return [n for n in range(1, units + 1) if units % n == 0] if not rest else []
+        low = [n for n in range(1, isqrt(units) + 1) if units % n == 0] if not rest else []
+        return sorted({*low, *(units // n for n in low)})
 
 
 @dataclass(frozen=True)
@@ -45,8 +47,8 @@ class Shard:
         spans = [(0, length) for length in shape]
         for cut in self.cuts:
             group = mesh.group(cut.axis)
-            sizes = cut.sizes(shape)
-            if group.size not in sizes:
+            if shape[cut.dim] % (cut.granularity * group.size):
+                sizes = cut.sizes(shape)
                 unit = f" in groups of {cut.granularity}" if cut.granularity > 1 else ""
                 raise ValueError(
                     f"{shape[cut.dim]} rows{unit} ({self.kind} cut, dimension {cut.dim} of {shape})"

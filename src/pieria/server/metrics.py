@@ -99,17 +99,27 @@ class _EngineFigures(Collector):
 
     def collect(self) -> Iterator[Metric]:
         stats = self._engine.stats
-        used = stats.pages_held / stats.pages if stats.pages else 0.0
+        used, reusable = (
+            count / stats.pages if stats.pages else 0.0
+            for count in (stats.pages_held, stats.pages_cached)
+        )
         for name, about, value in (
             ("num_requests_running", "Requests being computed.", stats.running),
             ("num_requests_waiting", "Requests that wait for room.", stats.waiting),
             ("kv_cache_usage_perc", "Share of cache pages that requests hold; 1 is all.", used),
+            (
+                "kv_cache_reusable_perc",
+                "Share of cache pages that nobody holds and a later request may begin with.",
+                reusable,
+            ),
         ):
             gauge = GaugeMetricFamily(f"pieria:{name}", about, labels=["model_name"])
             gauge.add_metric([self._model], value)
             yield gauge
         for name, about, count in (
+            ("engine_steps", "Batches that were computed.", stats.steps),
             ("num_preemptions", "Times a request lost its pages to another.", stats.preemptions),
+            ("split_prompts", "Prompts that took more than one step.", stats.split_prompts),
             ("prefix_cache_queries", "Prompt tokens looked up in the cache.", stats.prefix_queries),
             ("prefix_cache_hits", "Prompt tokens found in the cache.", stats.prefix_hits),
             ("prompt_tokens", "Prompt tokens taken in.", stats.prompt_tokens),

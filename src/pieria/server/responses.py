@@ -137,6 +137,7 @@ class ModelCard(Struct):
     object: str = "model"
     owned_by: str = "pieria"
     max_model_len: int | UnsetType = UNSET
+    virtual_device: str | UnsetType = UNSET
 
 
 class ModelList(Struct):

@@ -35,8 +35,8 @@ async def serve(
 ) -> int:
     """Run until SIGTERM or SIGINT; the exit status: 0 after that, 1 when the engine failed.
 
-    load: returns when the engine can take requests. ValueError if the address or the keys cannot be
-    used.
+    load: returns when the engine can take requests. ValueError if the address, the keys or the
+    model cannot be used as they were given.
     """
     server = Server(state, config, clock)
     loop = asyncio.get_running_loop()
@@ -81,7 +81,7 @@ class Server:
         self._stops += 1
 
     async def run(self, load: Callable[[], Awaitable[Served]]) -> int:
-        """Serve until stopped; the exit status. Call it once."""
+        """Serve until stopped; the exit status. ValueError as `serve`. Call it once."""
         http = asyncio.create_task(self._http.serve(sockets=[self._socket]))
         loading = asyncio.ensure_future(load())
         try:
@@ -104,10 +104,14 @@ class Server:
                 logger.error("the HTTP server ended by itself")
                 return 1
             if state.client.failure is not None:
+                if state.client.refused:
+                    raise ValueError(state.client.failure)
                 logger.critical("the engine failed: %s", state.client.failure)
                 return 1
             if state.served is None and loading.done():
                 error = loading.exception()
+                if isinstance(error, ValueError):
+                    raise error
                 if error is not None:
                     logger.critical("the model could not be loaded: %s", error, exc_info=error)
                     return 1

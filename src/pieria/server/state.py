@@ -17,15 +17,6 @@ from pieria.models.chat_template import ChatTemplate
 from pieria.server.errors import ApiError, unavailable
 from pieria.server.metrics import Metrics
 
-_GENERATION_DEFAULTS = {
-    "temperature": "temperature",
-    "top_p": "top_p",
-    "top_k": "top_k",
-    "min_p": "min_p",
-    "repetition_penalty": "repetition_penalty",
-    "max_new_tokens": "max_tokens",
-}
-
 
 @dataclass(frozen=True)
 class Served:
@@ -46,24 +37,21 @@ class Served:
         return longest * self.engine.max_model_len
 
 
-def sampling_defaults(generation_config: Mapping[str, Any]) -> dict[str, Any]:
-    """What Hugging Face's generation_config.json says of sampling, in `SamplingParams`' names."""
-    return {
-        ours: generation_config[theirs]
-        for theirs, ours in _GENERATION_DEFAULTS.items()
-        if generation_config.get(theirs) is not None
-    }
-
-
 class ServerState:
     """One server's state. names: what requests may call the model; version: of this program.
+    virtual: what to tell users of a device that is not there; "" for one that is.
 
     served: None until the engine is ready. draining: no generation is begun any more. in_flight: a
     task for each request in work, from its body's arrival to the end of its answer.
     """
 
     def __init__(
-        self, names: Sequence[str], version: str, client: EngineClient, clock: Clock
+        self,
+        names: Sequence[str],
+        version: str,
+        client: EngineClient,
+        clock: Clock,
+        virtual: str = "",
     ) -> None:
         if not names:
             raise ValueError("served_model_name must name the model at least once")
@@ -71,7 +59,9 @@ class ServerState:
         self.version = version
         self.client = client
         self.created = int(clock.wall())
-        self.fingerprint = "fp_" + sha256(f"{version} {names[0]}".encode()).hexdigest()[:10]
+        self.virtual = virtual
+        made = sha256(f"{version} {names[0]} {virtual}".encode()).hexdigest()[:10]
+        self.fingerprint = f"fp_virtual_{made}" if virtual else f"fp_{made}"
         self.metrics = Metrics(names[0], client)
         self.served: Served | None = None
         self.draining = False

@@ -49,15 +49,18 @@ float largest(const Row<T>& row, f32* maxima) {
     u32 magnitude = {};
     for (int64_t g = 0; g < row.groups; ++g) {
         row.group(g, [&](const auto* x) {
-            f32 found = load(x);
-            for (int64_t v = 0; v < GROUP_VECTORS; ++v) {
-                const f32 numbers = load(x + v * LANES);
-                const u32 doubled = reinterpret_cast<u32>(numbers) << 1;
-                found = max(found, numbers);
-                magnitude = magnitude > doubled ? magnitude : doubled;
+            constexpr int CHAINS = 4;
+            f32 found[CHAINS];
+            for (int64_t v = 0; v < GROUP_VECTORS; v += CHAINS) {
+                for (int64_t c = 0; c < CHAINS; ++c) {
+                    const f32 numbers = load(x + (v + c) * LANES);
+                    const u32 doubled = reinterpret_cast<u32>(numbers) << 1;
+                    found[c] = v == 0 ? numbers : max(found[c], numbers);
+                    magnitude = magnitude > doubled ? magnitude : doubled;
+                }
             }
-            maxima[g] = found;
-            all = max(all, found);
+            maxima[g] = max(max(found[0], found[1]), max(found[2], found[3]));
+            all = max(all, maxima[g]);
         });
     }
     constexpr uint32_t infinite = 0xff000000u;
@@ -98,35 +101,66 @@ int64_t place_of(const Row<T>& row, const f32* maxima, float number) {
     return 0;
 }
 
-// A number that at least `count` of the row are not below, and not many more; minus infinity if
-// the maxima do not tell.
-inline float bound(const f32* maxima, int64_t groups, float top, int64_t count) {
-    const auto not_below = [&](float x) {
+// What lies at or above a number: enough, too little, or it is not known; and how many numbers.
+enum Reach { TOO_LITTLE, ENOUGH, UNKNOWN };
+struct Reached {
+    Reach reach;
+    int64_t count;
+};
+
+// Numbers at `below` and above are enough, at `above` and above too little.
+struct Range {
+    float below, above;
+};
+
+// Narrows down where enough is reached until `slack` numbers are in between, or no further.
+// reach(x) -> Reached; `least`, below which nothing is looked for, is enough.
+template <class Body>
+Range narrowed(float top, float least, int64_t slack, Body&& reach) {
+    Range range{least, std::nextafter(top, INFINITE)};
+    int64_t below = std::numeric_limits<int64_t>::max(), above = 0;
+    float step = 1;
+    for (int i = 0; i < 64 && below - above > slack; ++i) {
+        // Down in growing steps until it is enough, then by halves.
+        const bool down = range.below == least;
+        const float middle = down ? top - step : 0.5f * range.below + 0.5f * range.above;
+        step *= 2;
+        if (!(middle > range.below && middle < range.above)) break;
+        const Reached found = reach(middle);
+        if (found.reach == UNKNOWN) break;
+        (found.reach == ENOUGH ? range.below : range.above) = middle;
+        (found.reach == ENOUGH ? below : above) = found.count;
+    }
+    return range;
+}
+
+inline int64_t sum(i32 v) {
+    int64_t all = 0;
+    for (int i = 0; i < LANES; ++i) all += v[i];
+    return all;
+}
+
+// A number that at least `count` of the row are not below, and not many more.
+template <class T>
+float bound(const Row<T>& row, const f32* maxima, float top, int64_t count, float least) {
+    // The maxima tell it well only of numbers that are much fewer than they are.
+    const bool told = count <= row.groups * LANES / 4 * 3;
+    const auto reach = [&](float x) {
         i32 found = {};
-        for (int64_t g = 0; g < groups; ++g) found -= maxima[g] >= x;
-        int64_t sum = 0;
-        for (int i = 0; i < LANES; ++i) sum += found[i];
-        return sum;
-    };
-    float above = top, below = top;
-    int64_t found = 0;
-    for (float step = 1; found < count; step *= 2) {
-        above = below;
-        below = top - step;
-        if (below == -INFINITE) return below;
-        found = not_below(below);
-    }
-    for (int i = 0; i < 12 && found > count + count / 4 + LANES; ++i) {
-        const float middle = 0.5f * below + 0.5f * above;
-        const int64_t there = not_below(middle);
-        if (there < count) {
-            above = middle;
-        } else {
-            below = middle;
-            found = there;
+        for (int64_t g = 0; g < row.groups; ++g) {
+            if (told) {
+                found -= maxima[g] >= x;
+            } else {
+                row.group(g, [&](const auto* numbers) {
+                    for (int64_t v = 0; v < GROUP_VECTORS; ++v)
+                        found -= load(numbers + v * LANES) >= x;
+                });
+            }
         }
-    }
-    return below;
+        const int64_t all = sum(found);
+        return Reached{all < count ? TOO_LITTLE : ENOUGH, all};
+    };
+    return narrowed(top, least, count / 4 + LANES, reach).below;
 }
 
 // A number and its place, such that entries in order are numbers in falling order.
@@ -148,61 +182,66 @@ inline float number_in(uint64_t entry) {
 
 // Entries whose places rise are put in order; `other` is room for as many. Returns where they are.
 inline uint64_t* ordered(uint64_t* entries, uint64_t* other, int64_t count) {
-    uint32_t starts[4][256] = {};
-    for (int64_t i = 0; i < count; ++i)
-        for (int digit = 0; digit < 4; ++digit)
-            ++starts[digit][entries[i] >> (32 + 8 * digit) & 255];
-    for (int digit = 0; digit < 4 && count > 1; ++digit) {
-        const int shift = 32 + 8 * digit;
-        uint32_t* start = starts[digit];
-        if (start[entries[0] >> shift & 255] == count) continue;
-        uint32_t sum = 0;
-        for (int i = 0; i < 256; ++i) sum += std::exchange(start[i], sum);
-        for (int64_t i = 0; i < count; ++i)
-            other[start[entries[i] >> shift & 255]++] = entries[i];
+    uint64_t differing = 0;
+    for (int64_t i = 1; i < count; ++i) differing |= entries[i] ^ entries[0];
+    for (int shift = 32; shift < 64; shift += 8) {
+        if (!(differing >> shift & 255)) continue;
+        uint32_t starts[256] = {}, sum = 0;
+        for (int64_t i = 0; i < count; ++i) ++starts[entries[i] >> shift & 255];
+        for (uint32_t& start : starts) sum += std::exchange(start, sum);
+        for (int64_t i = 0; i < count; ++i) other[starts[entries[i] >> shift & 255]++] = entries[i];
         std::swap(entries, other);
     }
     return entries;
 }
 
-// Largest numbers in falling order, of equals the first before others.
-struct Largest {
-    const uint64_t* entries;  // valid until this thread asks again
+// Numbers in falling order, of equals the first before others; valid until this thread asks again.
+struct Sorted {
+    const uint64_t* entries;
     int64_t count;
+};
+
+// Those that are not below `least`, but below `end`.
+template <class T>
+Sorted sorted(const Row<T>& row, const f32* maxima, float least, float end) {
+    auto* entries = scratch<uint64_t>(ENTRIES, 2 * row.size);
+    int64_t found = 0;
+    each_from(row, maxima, least, [&](int64_t place, float number) {
+        if (number < end && place < row.size) entries[found++] = entry_of(place, number);
+    });
+    return {ordered(entries, entries + row.size, found), found};
+}
+
+struct Largest {
+    Sorted found;
     bool all;  // no number of at least `least` is missing
 };
 
 // At least `count` of those numbers that are not below `least`, or all of them.
 template <class T>
 Largest largest_of(const Row<T>& row, const f32* maxima, float top, int64_t count, float least) {
-    // Of more than that, the maxima would tell little.
-    const bool told = count <= row.groups * LANES / 2;
-    const float from = told ? std::max(bound(maxima, row.groups, top, count), least) : least;
-    auto* entries = scratch<uint64_t>(ENTRIES, 2 * row.size);
-    int64_t found = 0;
-    each_from(row, maxima, from, [&](int64_t place, float number) {
-        if (place < row.size) entries[found++] = entry_of(place, number);
-    });
-    return {ordered(entries, entries + row.size, found), found, from == least};
+    const float from = count < row.size ? bound(row, maxima, top, count, least) : least;
+    return {sorted(row, maxima, from, INFINITE), from == least};
 }
 
-// e^x for x <= 0 to 2 units in the last place; below -87, what it is at -87, which is nothing
-// beside a 1. The reduction and polynomial of `exp`, without what that does for other numbers.
-inline f32 exp_of_negative(f32 x) {
-    const f32 y = max(splat(-87.0f), x);
+// 2^x for x <= 0 to 2 units in the last place; below -126, what it is at -126, which is nothing
+// beside a 1. The polynomial is that of Cephes' exp2f.
+inline f32 power_of_two(f32 x) {
+    const f32 y = max(splat(-126.0f), x);
     const f32 shift = splat(0x1.8p23f);
-    const f32 shifted = y * 1.44269504088896341f + shift;
-    const f32 n = shifted - shift;
-    const f32 r = (y - n * 0.693359375f) - n * -2.12194440e-4f;
-    f32 p = splat(1.9875691500e-4f);
-    p = p * r + 1.3981999507e-3f;
-    p = p * r + 8.3334519073e-3f;
-    p = p * r + 4.1665795894e-2f;
-    p = p * r + 1.6666665459e-1f;
-    p = p * r + 5.0000001201e-1f;
-    p = (p * r * r + r) + 1.0f;
-    // The low bits of `shifted` are n.
+    const f32 shifted = y + shift;
+    const f32 r = y - (shifted - shift);
+    f32 p = splat(1.535336188319500e-4f);
+    p = p * r + 1.339887440266574e-3f;
+    p = p * r + 9.618437357674640e-3f;
+    p = p * r + 5.550332471162809e-2f;
+    p = p * r + 2.402264791363012e-1f;
+    p = p * r + 6.931472028550421e-1f;
+    p = p * r + 1.0f;
+    // The low bits of `shifted` are the whole part of x.
     return reinterpret_cast<f32>(reinterpret_cast<i32>(p) + (reinterpret_cast<i32>(shifted) << 23));
 }
+
+constexpr double LOG2_E = 1.4426950408889634;
 
 }  // namespace pieria

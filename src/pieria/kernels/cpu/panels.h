@@ -86,7 +86,7 @@ inline void write(T* out, int64_t stride, int64_t columns, const f32 (&c)[R][PAN
 
 // Whether the next panel is worth fetching while this one is in use. With few rows memory is busy
 // anyway, and with many a panel's own time is short beside theirs.
-inline bool fetches_ahead(int64_t rows) { return rows >= 8 && rows <= 128; }
+inline bool fetches_ahead(int64_t rows) { return rows <= 128; }
 
 // How rows are divided: blocks whose packed rows stay in the second level cache, and tiles in them,
 // each as even as can be.

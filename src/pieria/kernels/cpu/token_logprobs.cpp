@@ -39,7 +39,7 @@ Seen seen(const Row<T>& row, float top, int64_t token) {
         row.group(g, [&](const auto* x) {
             for (int64_t v = 0; v < GROUP_VECTORS; ++v) {
                 const f32 numbers = load(x + v * LANES);
-                sum += exp_of_negative(numbers - top);
+                sum += power_of_two((numbers - top) * static_cast<float>(LOG2_E));
                 likelier -= numbers >= least;
             }
         });

@@ -18,15 +18,18 @@ from pieria.ops.latent_attention import attend_latents
 from pieria.ops.paged_attention import gathered
 
 
-def _supports(q_THL: Tensor, cache_PNL: Tensor, *rest: Any, **options: Any) -> bool:
-    return cache_PNL.is_contiguous() and q_THL.dtype == cache_PNL.dtype
+def _supports(
+    q_THC: Tensor, q_THK: Tensor, cache_PNL: Tensor, *rest: Any, **options: Any
+) -> bool:
+    return cache_PNL.is_contiguous() and q_THC.dtype == cache_PNL.dtype
 
 
 @ops.paged_latent_attention.implement(supports=_supports)
 def paged_latent_attention(
-    q_THL: Tensor, cache_PNL: Tensor, paging: Paging, *, rank: int, scale: float
+    q_THC: Tensor, q_THK: Tensor, cache_PNL: Tensor, paging: Paging, *, scale: float
 ) -> Tensor:
-    out_THC = q_THL.new_empty(*q_THL.shape[:2], rank)
+    q_THL, rank = torch.cat([q_THC, q_THK], -1), q_THC.shape[2]
+    out_THC = q_THL.new_empty(q_THC.shape)
     starts = list(accumulate(paging.queries, initial=0))
     token_bytes = cache_PNL.shape[2] * cache_PNL.element_size()
     for group in groups(paging.queries, paging.contexts, GATHER_BYTES // token_bytes):

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from pieria import ops
 from pieria.ops import Draws
-from pieria.ops.sample import adjusted, gumbel, leading, scale
+from pieria.ops.op import widen
+from pieria.ops.sample import adjusted, drawn, gumbel, leading, scale
 from pieria.ops.token_logprobs import most_likely
 
 CANDIDATES = (128, 2048)
@@ -19,7 +20,11 @@ CANDIDATES = (128, 2048)
 
 @ops.sample.implement(batch_invariant=True)
 def sample(logits_RV: Tensor, draws: Draws) -> Tensor:
-    logits_RV = adjusted(logits_RV, draws)
+    finite_R = torch.isfinite(widen(logits_RV).amax(-1))
+    return torch.where(finite_R, _drawn(adjusted(logits_RV, draws), draws), -1)
+
+
+def _drawn(logits_RV: Tensor, draws: Draws) -> Tensor:
     tokens_R = logits_RV.argmax(-1)
     temperature_R = draws.temperature_R
     if temperature_R is None:
@@ -42,7 +47,7 @@ def sample(logits_RV: Tensor, draws: Draws) -> Tensor:
             tokens_R[rows_S[certain_S]] = drawn_S[certain_S]
             rows_S = rows_S[~certain_S]
     if len(rows_S) > 0:
-        tokens_R[rows_S] = ops.sample.reference(logits_RV[rows_S], draws.select(rows_S))
+        tokens_R[rows_S] = drawn(logits_RV[rows_S], draws.select(rows_S))
     return tokens_R
 
 

@@ -1,0 +1,78 @@
+"""Matrices that safetensors files keep as packed FP4 numbers beside scales, as the ones that they
+stand for. Knows their names and layout; reads through another `TensorFile`.
+
+So gpt-oss is published: OCP Microscaling Formats 1.0, with the names that transformers'
+integrations/mxfp4.py reads. E experts, O outputs, I inputs, G groups of 32 inputs with a scale.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from pieria.models import gguf_tensors
+from pieria.models.checkpoint import TensorFile
+
+BLOCKS, SCALES = "_blocks", "_scales"
+GROUP = 32
+
+GROUPS_AT_ONCE = 8192
+"""So many are decoded together: 128 KiB of packed numbers."""
+
+
+class UnpackedExperts:
+    """A file's tensors, with x [E, I, O] in place of x_blocks [E, O, G, 16] and x_scales [E, O, G].
+
+    A byte of a block holds two inputs, the first in its low half.
+    """
+
+    def __init__(self, file: TensorFile) -> None:
+        self._file = file
+        there = set(file.names())
+        starts = (name.removesuffix(BLOCKS) for name in there if name.endswith(BLOCKS))
+        self._packed = {start for start in starts if start + SCALES in there}
+
+    def names(self) -> list[str]:
+        parts = {start + part for start in self._packed for part in (BLOCKS, SCALES)}
+        return [name for name in self._file.names() if name not in parts] + sorted(self._packed)
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """ValueError for an unknown name, or for blocks and scales that do not fit."""
+        if name not in self._packed:
+            return self._file.shape(name)
+        blocks, scales = self._file.shape(name + BLOCKS), self._file.shape(name + SCALES)
+        if len(blocks) != 4 or blocks != (*scales, GROUP // 2):
+            raise ValueError(
+                f"tensors {name}{BLOCKS} of shape {blocks} and {name}{SCALES} of shape {scales} do"
+                f" not fit; wanted are [experts, outputs, groups, {GROUP // 2}] and the same"
+                " without the last"
+            )
+        experts, outputs, groups = scales
+        return experts, groups * GROUP, outputs
+
+    def read_into(self, name: str, out: Tensor, first: Sequence[int] = ()) -> None:
+        """As of any `TensorFile`."""
+        if name not in self._packed:
+            self._file.read_into(name, out, first)
+            return
+        expert, begin, row = first or (0, 0, 0)
+        low, high = begin // GROUP, -(-(begin + out.shape[1]) // GROUP)
+        rows = max(1, GROUPS_AT_ONCE // (high - low))
+        for i, out_IO in enumerate(out, expert):
+            for at, part_OI in enumerate(torch.split(out_IO.mT, rows)):
+                place = (i, row + at * rows, low)
+                decoded_OI = self._decoded(name, place, len(part_OI), high - low)
+                part_OI.copy_(decoded_OI.narrow(1, begin - low * GROUP, part_OI.shape[1]))
+
+    def _decoded(self, name: str, place: tuple[int, int, int], rows: int, groups: int) -> Tensor:
+        """float32 [rows, groups * 32] from this expert, output and group on."""
+        bytes_OGB = torch.empty(1, rows, groups, GROUP // 2, dtype=torch.uint8)
+        scales_OG = torch.empty(1, rows, groups, dtype=torch.uint8)
+        self._file.read_into(name + BLOCKS, bytes_OGB, (*place, 0))
+        self._file.read_into(name + SCALES, scales_OG, place)
+        packed_NB = bytes_OGB.view(-1, GROUP // 2)
+        codes_NE = torch.stack((packed_NB & 15, packed_NB >> 4), -1).flatten(1)
+        # ggml's blocks have the scale in front, and the second half above the first.
+        halves_NB = codes_NE[:, : GROUP // 2] | codes_NE[:, GROUP // 2 :] << 4
+        blocks_NB = torch.cat((scales_OG.view(-1, 1), halves_NB), 1)
+        return gguf_tensors.mxfp4(blocks_NB).view(rows, groups * GROUP)
