@@ -98,3 +98,23 @@ def test_it_knows_the_capital_of_france(smollm2: Path) -> None:
         [output] = llm.chat(question, SamplingParams(temperature=0, max_tokens=32), progress=False)
     assert "Paris" in output.outputs[0].text
     assert output.outputs[0].finish_reason == "stop"
+
+
+def test_no_bit_depends_on_what_else_is_computed(smollm2: Path) -> None:
+    """In bfloat16: alone and batched, cold and warm, whole and split, recorded and not."""
+    drawn = SamplingParams(temperature=0.9, seed=7, max_tokens=12, ignore_eos=True, logprobs=3)
+    prompts = PROMPTS[:6]
+
+    def made(options: dict[str, Any], rounds: int, together: bool) -> list[list[Any]]:
+        found = []
+        with LLM(str(smollm2), dtype="bfloat16", max_model_len=256, **options) as llm:
+            for _ in range(rounds):
+                groups = [prompts] if together else [[prompt] for prompt in prompts]
+                outputs = [o for g in groups for o in llm.generate(g, drawn, progress=False)]
+                found.append([(o.outputs[0].token_ids, o.outputs[0].logprobs) for o in outputs])
+        return found
+
+    [alone] = made({"enable_prefix_caching": False, "enforce_eager": True}, 1, together=False)
+    assert made({}, 2, together=True) == [alone, alone]
+    split = {"max_num_batched_tokens": 20, "max_num_seqs": 20, "threads": 1}
+    assert made(split, 1, together=True) == [alone]

@@ -125,7 +125,9 @@ class Bench:
         self.results.look(self.clock)
         self.save()
 
-    def serve(self, engine: Engine, slots: int, slot_tokens: int) -> Served:
+    def serve(
+        self, engine: Engine, slots: int = 1, slot_tokens: int = 2048, watched: bool = False
+    ) -> Served:
         """A server of `engine`, ready."""
         log = self.logs / f"{engine.name}-server-{slots}.log"
         return Served(
@@ -137,6 +139,7 @@ class Bench:
             self.clock,
             slots,
             slot_tokens,
+            watched,
         )
 
     def _workers(self, stack: ExitStack) -> dict[str, Session]:
@@ -147,7 +150,7 @@ class Bench:
             session: Session
             try:
                 if engine.name == "llama.cpp":
-                    session = self.serve(engine, 1, 2048)
+                    session = self.serve(engine)
                 else:
                     python, log = self.pythons[engine.name], self.logs / f"{engine.name}.log"
                     session = Worker(engine.name, python, self.model, self.threads, log)
@@ -300,7 +303,7 @@ class Bench:
         return summarize(outcomes, seconds, limits=LIMITS_SECONDS)
 
     def _started(self, engine: Engine, work: Work, number: object) -> dict[str, float]:
-        session = self.serve(engine, 1, 2048)
+        session = self.serve(engine)
         try:
             seconds, _ = session.generate(self._prompts(work, number), 1)
             return {"seconds": session.ready_seconds + seconds}
@@ -310,7 +313,7 @@ class Bench:
     def _remembered(self, engine: Engine, work: Work, number: object) -> dict[str, float]:
         """After as many distinct tokens as the cache has room for, and then under 128 streams."""
         room = self.cache_tokens(CACHE_GIB << 30)
-        session = self.serve(engine, 1, 2048)
+        session = self.serve(engine, watched=True)
         try:
             count = ceil(room / (work.own + work.output)) + 1
             numbers = self._load(session, work, number, count, at_a_time=32)

@@ -109,7 +109,10 @@ class Worker:
 
 
 class Served:
-    """A server of an engine. slots, slot_tokens: as `engines.server_command` takes them."""
+    """A server of an engine. slots, slot_tokens: as `engines.server_command` takes them.
+
+    watched: its memory is.
+    """
 
     def __init__(
         self,
@@ -121,6 +124,7 @@ class Served:
         clock: Clock,
         slots: int = 1,
         slot_tokens: int = 2048,
+        watched: bool = False,
     ) -> None:
         self._engine = engine
         self._log = log
@@ -130,7 +134,12 @@ class Served:
         self.url = f"http://127.0.0.1:{port}"
         command = engines.server_command(engine, python, model, port, threads, slots, slot_tokens)
         self.server = Server(
-            command, port, clock, environment=engines.environment(engine, threads), log=log
+            command,
+            port,
+            clock,
+            environment=engines.environment(engine, threads),
+            log=log,
+            watched=watched,
         )
         try:
             self.ready_seconds = self.server.wait(engines.READY[engine], START_SECONDS)

@@ -28,7 +28,8 @@ http.server.HTTPServer(("127.0.0.1", int(sys.argv[1])), Handler).serve_forever()
 
 def test_a_server_from_start_to_end(tmp_path: Path) -> None:
     port, log, clock = free_port(), tmp_path / "log", RealTime()
-    with Server([sys.executable, "-c", PROGRAM, str(port)], port, clock, log=log) as server:
+    command = [sys.executable, "-c", PROGRAM, str(port)]
+    with Server(command, port, clock, log=log, watched=True) as server:
         took = server.wait("/other", 60, statuses=None)
         assert 0 < took <= server.wait("/ready", 60)
         assert server.request("/turn", b"abc") == (200, "cba")

@@ -67,8 +67,9 @@ def fill(model: Decoder, seed: int = 0) -> Decoder:
         for dim, (first, last) in enumerate(logical.shard.spans(logical.shape, model.mesh)):
             whole = whole.narrow(dim, first, last - first)
         path, _, kind = name.rpartition(".")
-        part = torch.nn.Parameter(whole.to(model.dtype), requires_grad=False)
-        setattr(model.get_submodule(path), kind, part)
+        module = model.get_submodule(path)
+        part = torch.nn.Parameter(whole.to(getattr(module, kind).dtype), requires_grad=False)
+        setattr(module, kind, part)
     return model
 
 

@@ -195,7 +195,7 @@ def test_goodput_counts_requests_within_all_bounds() -> None:
 
 def test_replicas_share_the_load() -> None:
     answers = Lengths("uniform", 1, 100)
-    load = Workload(rate=3.0, input=Lengths("fixed", 30), output=answers, requests=400)
+    load = Workload(rate=2.0, input=Lengths("fixed", 30), output=answers, requests=400)
     one = run(load, Pool("all", SMALL, seconds))
     two = run(load, Pool("all", SMALL, seconds, 2))
     turns = run(load, Pool("all", SMALL, seconds, 2, router="round_robin"))

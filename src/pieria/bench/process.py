@@ -27,6 +27,7 @@ class Server:
     """Runs `command` until the `with` block ends; nothing of it is left then.
 
     port: where it is going to listen on 127.0.0.1. log: takes what it prints; None: nowhere.
+    watched: keep the peak of its memory, which takes processor time from it.
     began: when it was started, by the clock.
     """
 
@@ -38,6 +39,7 @@ class Server:
         *,
         environment: Mapping[str, str] | None = None,
         log: Path | None = None,
+        watched: bool = False,
     ) -> None:
         self.port = port
         self._clock = clock
@@ -50,14 +52,15 @@ class Server:
             stderr=None if self._log is None else subprocess.STDOUT,
             env=None if environment is None else dict(environment),
         )
-        self._memory = _Peak(psutil.Process(self._process.pid))
+        self._memory = _Peak(psutil.Process(self._process.pid)) if watched else None
 
     def __enter__(self) -> "Server":
         return self
 
     def __exit__(self, *exception: object) -> None:
         children = self.processes()[1:]
-        self._memory.stop()
+        if self._memory is not None:
+            self._memory.stop()
         self._process.terminate()
         try:
             self._process.wait(END_SECONDS)
@@ -81,6 +84,7 @@ class Server:
 
     def peak_bytes(self) -> int:
         """The largest sum of PSS of its processes so far; the same page in two counts once."""
+        assert self._memory is not None, "it is not watched"
         return self._memory.bytes
 
     def request(

@@ -73,7 +73,7 @@ def run(model: str, dtype: str, streams: int, clock: Clock) -> Report:
     serve = [sys.executable, "-m", "pieria.cli", "serve", path, "--served-model-name", "m"]
     options = ["--port", port, "--dtype", dtype, "--kv-cache-memory-bytes", CACHE_BYTES]
     command = [*serve, *map(str, options), "--log-level", "error"]
-    with Server(command, port, clock) as server:
+    with Server(command, port, clock, watched=True) as server:
         phases = [
             ("listening", server.wait("/health", START_LIMIT_SECONDS, statuses=None)),
             ("ready", server.wait("/ready", START_LIMIT_SECONDS)),

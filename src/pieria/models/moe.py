@@ -10,7 +10,8 @@ from torch import Tensor
 from pieria import ops
 from pieria.models.config import MoeConfig
 from pieria.models.mlp import Mlp
-from pieria.models.parts import Linear, Module, Part
+from pieria.models.parts import Linear, Module, Part, replace
+from pieria.ops import Weight, dense
 from pieria.parallel.mesh import Mesh
 from pieria.parallel.shard import REPLICATED, expert
 
@@ -27,11 +28,14 @@ class Router(Module):
         super().__init__(path, mesh, torch.float64 if dtype == torch.float64 else torch.float32)
         self.config = config
         shape = (config.experts,)
-        self.weight = self.declare("weight", (*shape, hidden), REPLICATED)
+        self.weight: Tensor | Weight = self.declare("weight", (*shape, hidden), REPLICATED)
         self.bias = self.declare("bias", shape, REPLICATED) if config.router_bias else None
         self.selection_bias = (
             self.declare("selection_bias", shape, REPLICATED) if config.selection_bias else None
         )
+
+    def pack(self) -> None:
+        replace(self, "weight", ops.linear.pack(dense(self.weight)))
 
     def route(self, x_TD: Tensor) -> tuple[Tensor, Tensor]:
         """(weights_TA, experts_TA)."""
@@ -65,9 +69,12 @@ class Stack(Module):
         dtype: torch.dtype,
     ) -> None:
         super().__init__(path, mesh, dtype)
-        self.weight = self.declare("weight", shape, expert(dim))
+        self.weight: Tensor | Weight = self.declare("weight", shape, expert(dim))
         bias_shard = expert(1 if dim == 1 else None)
         self.bias = self.declare("bias", shape[:2], bias_shard) if bias else None
+
+    def pack(self) -> None:
+        replace(self, "weight", ops.experts.pack(dense(self.weight)))
 
 
 class Experts(Part):

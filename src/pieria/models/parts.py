@@ -86,9 +86,10 @@ class Linear(Module):
         dtype: torch.dtype,
     ) -> None:
         super().__init__(path, mesh, dtype)
-        self.summed = mesh.group("tp") if shard.kind == "row" else None
+        group = mesh.group("tp")
+        self.summed = group if shard.kind == "row" and group.size > 1 else None
         self.weight: Tensor | Weight = self.declare("weight", (outputs, inputs), shard)
-        bias_shard = REPLICATED if self.summed else shard
+        bias_shard = REPLICATED if shard.kind == "row" else shard
         self.bias = self.declare("bias", (outputs,), bias_shard) if bias else None
 
     def forward(self, x_TI: Tensor) -> Tensor:
@@ -107,7 +108,7 @@ class Linear(Module):
 
 def products(x_TI: Tensor, *linears: Linear) -> tuple[Tensor, ...]:
     """What each of them, none cut by rows, makes of the same x."""
-    assert not any(linear.summed for linear in linears)
+    assert not any(linear.summed for linear in linears), "a sum over ranks is to be made"
     weights = tuple(linear.weight for linear in linears)
     return ops.linears(x_TI, weights, tuple(linear.bias for linear in linears))
 

@@ -89,6 +89,8 @@ def _(make: Inputs) -> Iterator[Case]:
     yield Case("eps outside", (x, weight, 1e-3, True), reduction=64)
     yield Case("offset", (x, weight, 1e-6, False, 1.0), reduction=64)
     x, weight = make.normal(4, 3, 64), make.normal(64)
+    wide = make.normal(6, 100)
+    yield Case("part of a row", (wide[:, 20:84], make.normal(64), 1e-5), reduction=64)
     yield Case("heads", (x, weight, 1e-5), reduction=64)
     for rows, columns in [(1, 576), (32, 576), (512, 576), (2048, 4096)]:
         x, weight = make.normal(rows, columns), make.normal(columns)

@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from pieria.engine.pages import most_pages
 from pieria.engine.prefix_cache import ABSENT, Table
 from pieria.engine.scheduler import Scheduler
 from pieria.plan.replica import Pool
@@ -37,23 +38,18 @@ class Handover:
             )
 
 
-@dataclass
-class _Held:
-    tables: list[Table]
-    states: list[int]
-
-
 class Receiver:
     """Takes what arrives for one replica, in its order, as room is there.
 
-    It is held until its request has begun, which then holds it itself.
+    It is held until its request has begun, which then holds it itself, or until those that run need
+    its room to go on.
     """
 
     def __init__(self, scheduler: Scheduler) -> None:
         self.scheduler = scheduler
         self.cache = scheduler.cache
         self._waiting: deque[tuple[str, Sequence[int], Callable[[], None]]] = deque()
-        self._held: dict[str, _Held] = {}
+        self._held: dict[str, list[Table]] = {}
 
     def known(self, tokens: Sequence[int]) -> int:
         """Tokens of a prompt that need not be sent, as they are here."""
@@ -70,33 +66,41 @@ class Receiver:
 
     def seen(self, id: str) -> None:
         """This request has begun."""
-        held = self._held.pop(id, None)
-        if held is not None:
-            self.cache.release(held.tables)
-            self.cache.states.release(held.states)
+        self.cache.release(self._held.pop(id, []))
+
+    def let_go(self) -> None:
+        """Hold nothing any more, so that others can go on; what is lost is computed again."""
+        for id in list(self._held):
+            self.seen(id)
 
     def _put(self, id: str, tokens: Sequence[int]) -> bool:
-        cache, stats = self.cache, self.scheduler.stats
-        pages = len(tokens) // cache.page_tokens
+        """False if there is no room now. There is always some for the first."""
+        cache, stats, n = self.cache, self.scheduler.stats, self.cache.page_tokens
+        pages = len(tokens) // n
+        if pages == 0:
+            return True
+        found = cache.match(KEY, (*tokens[: pages * n], ABSENT))
+        # States stay in the cache by themselves: those who run need all that are not theirs.
+        if found.state != ABSENT:
+            cache.states.release([found.state])
         requests = stats.running + stats.waiting
-        stateful = cache.states.count > 0
-        spare = SPARE * (requests + 1) * len(cache.windows)
-        most = min(spare, cache.pages.count - pages * len(cache.windows))
-        found = cache.match(KEY, (*tokens[: pages * cache.page_tokens], ABSENT))
-        missing = pages - found.pages
-        enough = missing * len(cache.windows) + (most if requests else 0)
-        states = [] if found.state == ABSENT else [found.state]
-        if enough > cache.pages.available or (stateful and cache.states.available < 3):
+        missing = most_pages(cache.windows, n, (pages - found.pages) * n, n)
+        spare = SPARE * (requests + 1) * len(cache.windows) if requests else 0
+        if missing + spare > cache.pages.available:
             cache.release(found.tables)
-            cache.states.release(states)
             return False
-        if missing:
-            cache.extend(found.tables, missing)
-            cache.states.release(states)
-            state = cache.states.take(1)[0] if stateful else ABSENT
-            state = cache.publish(KEY, tokens, found.tables, found.pages, pages, state)
-            cache.slide(found.tables, pages * cache.page_tokens)
-            states = [] if state == ABSENT else [state]
-        if pages:
-            self._held[id] = _Held(found.tables, states)
+        self._fill(found.tables, tokens, found.pages, pages)
+        self._held[id] = found.tables
         return True
+
+    def _fill(self, tables: list[Table], tokens: Sequence[int], first: int, last: int) -> None:
+        """Publish pages [first, last), one after the other, as windows let go of those before."""
+        cache = self.cache
+        for page in range(first, last):
+            cache.extend(tables, 1)
+            is_end = cache.states.count > 0 and page == last - 1
+            state = cache.states.take(1)[0] if is_end else ABSENT
+            state = cache.publish(KEY, tokens, tables, page, page + 1, state)
+            cache.slide(tables, (page + 1) * cache.page_tokens)
+            if is_end:
+                cache.states.release([state])

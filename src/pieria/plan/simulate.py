@@ -126,7 +126,10 @@ class _Engine:
         """Plan and run a step; when it ends."""
         self.plan = self.scheduler.plan()
         if not self.plan.chunks:
-            return now
+            if self.scheduler.idle:
+                return now
+            self.receiver.let_go()
+            self.plan = self.scheduler.plan()
         self.clock.at = now
         self.result = self.runner.run(self.plan)
         return self.clock.at

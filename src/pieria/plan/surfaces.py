@@ -14,7 +14,7 @@ import numpy as np
 from pieria.hardware import catalog
 from pieria.hardware.spec import DeviceSpec
 from pieria.plan.routing import Routing
-from pieria.plan.tables import Array, Grid, load
+from pieria.plan.tables import Array, Grid, Table, load
 
 SYSTEMS = {"h100": "h100_sxm", "h200": "h200_sxm"}
 """Devices whose operators were measured -> the file."""
@@ -76,6 +76,12 @@ class Surfaces:
         self.tables = load(SYSTEMS[self.like])
         self._made: dict[Any, Grid] = {}
 
+    def _table(self, name: str) -> tuple[Table, Roof]:
+        """And the least times of the device that it was measured on: the reference's own, if not."""
+        if name in self.tables:
+            return self.tables[name], self.roof
+        return load(SYSTEMS[REFERENCE])[name], Roof(catalog.device(REFERENCE))
+
     def note(self, text: str) -> None:
         self.notes[text] = self.notes.get(text, 0) + 1
 
@@ -97,7 +103,7 @@ class Surfaces:
         self, phase: str, heads: int, groups: int, size: int, window: int, kv_bytes: int
     ) -> Grid:
         """Over requests and context; phase: "context" or "generation"."""
-        table = self.tables[f"{phase}_attention"]
+        table, least = self._table(f"{phase}_attention")
         cache = "fp8" if kv_bytes == 1 else "bfloat16"
         wanted = (heads, groups, size, window if window == 128 else 0)
         keys = [k for k in table.keys if k[4] == cache]
@@ -118,7 +124,7 @@ class Surfaces:
                 pairs, queries, read = seen, requests, requests * seen
             flops = 4.0 * h * d * requests * pairs
             moved = 2.0 * g * d * read * kv_bytes + 4.0 * h * d * queries
-            roof = self.roof.seconds(flops, moved, "bfloat16")
+            roof = least.seconds(flops, moved, "bfloat16")
             return Grid(table.axes, roof / table.seconds[table.keys.index(key)])
 
         return self._once((phase, key), make)

@@ -50,6 +50,22 @@ def test_what_torch_computes_is_an_obstacle() -> None:
             recording.replay()
 
 
+@pytest.mark.parametrize("copy", ["to", "reshape", "contiguous"])
+@torch.inference_mode()
+def test_a_view_that_turns_out_to_be_a_copy_is_an_obstacle(copy: str) -> None:
+    x = torch.randn(4, 6)
+    with record(Arena(), lambda: 0) as recording:
+        x.view(2, 12).to(torch.float32).reshape(4, 6).contiguous()
+        assert recording.obstacle is None
+        if copy == "to":
+            x.to(torch.bfloat16)
+        elif copy == "reshape":
+            x.T.reshape(24)
+        else:
+            x.T.contiguous()
+    assert recording.obstacle is not None
+
+
 def test_recordings_share_the_arena_and_do_not_overlap_in_it() -> None:
     arena = Arena()
     with record(arena, lambda: 0):

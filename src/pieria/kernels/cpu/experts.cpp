@@ -134,10 +134,9 @@ void group_of(const Experts& a, const Sorted& s, const Part* parts, int64_t n, T
         const int64_t block = i / p.division.tiles, tile = i % p.division.tiles;
         const int64_t first = p.division.first(block, tile);
         const int64_t* tokens = s.tokens + p.begin + first;
-        pack_rows<T>(
-            [&](int64_t r) { return static_cast<const T*>(a.x) + tokens[r] * a.x_stride; },
-            p.division.first(block, tile + 1) - first, a.size,
-            packed + (p.begin - begin + first) * steps);
+        pack_rows<T>([&](int64_t r) { return static_cast<const T*>(a.x) + tokens[r] * a.x_stride; },
+                     p.division.first(block, tile + 1) - first, a.size,
+                     packed + (p.begin - begin + first) * steps);
     });
 
     const auto inside = [&](const Part& p) { return p.division.blocks * panels; };
@@ -145,20 +144,17 @@ void group_of(const Experts& a, const Sorted& s, const Part* parts, int64_t n, T
         const int64_t block = i / panels, panel = i % panels, column = panel * PANEL;
         const int64_t columns = std::min<int64_t>(PANEL, a.features - column);
         const int64_t at = (p.expert * panels + panel) * size;
-        const B *gates = static_cast<const B*>(a.gate) + at, *ups = static_cast<const B*>(a.up) + at;
+        const B *gates = static_cast<const B*>(a.gate) + at,
+                *ups = static_cast<const B*>(a.up) + at;
         const T* gate_bias = bias_of<T>(a.gate_bias, p.expert, a.features);
         const T* up_bias = bias_of<T>(a.up_bias, p.expert, a.features);
-        const bool ahead = fetches_ahead(p.division.rows);
         for (int64_t tile = 0; tile < p.division.tiles; ++tile) {
             const int64_t first = p.division.first(block, tile), row = p.begin - begin + first;
-            const bool fetch = ahead && tile == 0;
             with_rows(p.division.first(block, tile + 1) - first, [&]<int R>() {
                 f32 gate[R][PANEL_VECTORS], up[R][PANEL_VECTORS];
-                product<T, R>(steps, packed + row * steps, gates, gate,
-                              fetch ? reinterpret_cast<const char*>(gates + size) : nullptr);
+                product<T, R>(steps, packed + row * steps, gates, gate, tile == 0);
                 add_bias<T, R>(gate_bias, column, columns, gate);
-                product<T, R>(steps, packed + row * steps, ups, up,
-                              fetch ? reinterpret_cast<const char*>(ups + size) : nullptr);
+                product<T, R>(steps, packed + row * steps, ups, up, tile == 0);
                 add_bias<T, R>(up_bias, column, columns, up);
                 for (int r = 0; r < R; ++r)
                     for (int v = 0; v < PANEL_VECTORS; ++v)
@@ -178,15 +174,11 @@ void group_of(const Experts& a, const Sorted& s, const Part* parts, int64_t n, T
         const B* downs =
             static_cast<const B*>(a.down) + (p.expert * panels_out + panel) * size_inside;
         const T* bias = bias_of<T>(a.down_bias, p.expert, a.size);
-        const bool ahead = fetches_ahead(p.division.rows);
         for (int64_t tile = 0; tile < p.division.tiles; ++tile) {
             const int64_t first = p.division.first(block, tile), row = p.begin - begin + first;
-            const char* next = ahead && tile == 0
-                                   ? reinterpret_cast<const char*>(downs + size_inside)
-                                   : nullptr;
             with_rows(p.division.first(block, tile + 1) - first, [&]<int R>() {
                 f32 c[R][PANEL_VECTORS];
-                product<T, R>(steps_inside, hidden + row * steps_inside, downs, c, next);
+                product<T, R>(steps_inside, hidden + row * steps_inside, downs, c, tile == 0);
                 add_bias<T, R>(bias, column, columns, c);
                 write<T, R>(made + (p.begin + first) * a.size + column, a.size, columns, c);
             });

@@ -28,9 +28,8 @@ void head_linear_of(const HeadLinear& a) {
     const int64_t panels = panels_of(a.outputs), stride = a.heads * a.outputs;
     // Heads share nothing, so each is a task, and more than one only where threads would idle.
     const int64_t least = 4 * pool_threads(), whole = a.heads * division.blocks;
-    const int64_t parts = std::clamp<int64_t>((least + whole - 1) / std::max<int64_t>(whole, 1), 1,
-                                              panels);
-    const bool ahead = fetches_ahead(a.tokens);
+    const int64_t parts =
+        std::clamp<int64_t>((least + whole - 1) / std::max<int64_t>(whole, 1), 1, panels);
     parallel(whole * parts, [&](int64_t i) {
         const int64_t part = i % parts, head = i / parts / division.blocks;
         const int64_t block = i / parts % division.blocks, begin = division.first(block, 0);
@@ -49,11 +48,9 @@ void head_linear_of(const HeadLinear& a) {
             T* out = static_cast<T*>(a.out) + head * a.outputs + p * PANEL;
             for (int64_t tile = 0; tile < division.tiles; ++tile) {
                 const int64_t first = division.first(block, tile);
-                const char* next =
-                    ahead && tile == 0 ? reinterpret_cast<const char*>(weights + size) : nullptr;
                 with_rows(division.first(block, tile + 1) - first, [&]<int R>() {
                     f32 c[R][PANEL_VECTORS];
-                    product<T, R>(steps, packed + (first - begin) * steps, weights, c, next);
+                    product<T, R>(steps, packed + (first - begin) * steps, weights, c, tile == 0);
                     write<T, R>(out + first * stride, stride, columns, c);
                 });
             }

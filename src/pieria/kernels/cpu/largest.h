@@ -69,16 +69,17 @@ float largest(const Row<T>& row, f32* maxima) {
     return max(all);
 }
 
-// body(place, numbers that hold `least` or more, a bit each), in order; padding may be among them
-// if `least` is minus infinity.
+// body(place, number) for numbers that are not below `least`, but below `end`, in order; padding may
+// be among them if `least` is minus infinity.
 template <class T, class Body>
-void each_from(const Row<T>& row, const f32* maxima, float least, Body&& body) {
+void each_between(const Row<T>& row, const f32* maxima, float least, float end, Body&& body) {
     for (int64_t g = 0; g < row.groups; ++g) {
         if (!bits(maxima[g] >= least)) continue;
         row.group(g, [&](const auto* x) {
             for (int64_t v = 0; v < GROUP_VECTORS; ++v) {
                 const f32 numbers = load(x + v * LANES);
-                for (uint32_t left = bits(numbers >= least); left; left &= left - 1) {
+                uint32_t left = bits((numbers >= least) & (numbers < end));
+                for (; left; left &= left - 1) {
                     const int64_t lane = __builtin_ctz(left);
                     body(g * GROUP + v * LANES + lane, widen(x[v * LANES + lane]));
                 }
@@ -120,7 +121,7 @@ Range narrowed(float top, float least, int64_t slack, Body&& reach) {
     Range range{least, std::nextafter(top, INFINITE)};
     int64_t below = std::numeric_limits<int64_t>::max(), above = 0;
     float step = 1;
-    for (int i = 0; i < 64 && below - above > slack; ++i) {
+    for (int i = 0; i < 40 && below - above > slack; ++i) {
         // Down in growing steps until it is enough, then by halves.
         const bool down = range.below == least;
         const float middle = down ? top - step : 0.5f * range.below + 0.5f * range.above;
@@ -206,8 +207,8 @@ template <class T>
 Sorted sorted(const Row<T>& row, const f32* maxima, float least, float end) {
     auto* entries = scratch<uint64_t>(ENTRIES, 2 * row.size);
     int64_t found = 0;
-    each_from(row, maxima, least, [&](int64_t place, float number) {
-        if (number < end && place < row.size) entries[found++] = entry_of(place, number);
+    each_between(row, maxima, least, end, [&](int64_t place, float number) {
+        if (place < row.size) entries[found++] = entry_of(place, number);
     });
     return {ordered(entries, entries + row.size, found), found};
 }

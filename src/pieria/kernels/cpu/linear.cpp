@@ -64,7 +64,6 @@ void linear_of(const Linear& a) {
     const auto* rows = packed(static_cast<const T*>(a.x), a.stride, a.inputs, division);
     int64_t total = 0;
     for (int64_t m = 0; m < a.count; ++m) total += panels_of(a.matrices[m].outputs);
-    const bool ahead = fetches_ahead(a.rows);
     parallel(division.blocks * total, [&](int64_t i) {
         const int64_t block = i / total;
         int64_t panel = i % total;
@@ -75,11 +74,9 @@ void linear_of(const Linear& a) {
         const auto* weights = static_cast<const typename M::B*>(matrix->panels) + panel * size;
         for (int64_t tile = 0; tile < division.tiles; ++tile) {
             const int64_t first = division.first(block, tile);
-            const char* next =
-                ahead && tile == 0 ? reinterpret_cast<const char*>(weights + size) : nullptr;
             with_rows(division.first(block, tile + 1) - first, [&]<int R>() {
                 f32 c[R][PANEL_VECTORS];
-                product<T, R>(steps, rows + first * steps, weights, c, next);
+                product<T, R>(steps, rows + first * steps, weights, c, tile == 0);
                 add_bias<T, R>(matrix->bias, column, columns, c);
                 write<T, R>(static_cast<T*>(matrix->out) + first * matrix->out_stride + column,
                             matrix->out_stride, columns, c);
@@ -95,7 +92,6 @@ void gated_of(const Gated& a) {
     const int64_t steps = steps_of<M>(a.inputs), size = panel_size<M>(a.inputs);
     const auto* rows = packed(static_cast<const T*>(a.x), a.stride, a.inputs, division);
     const int64_t total = panels_of(a.gate.outputs);
-    const bool ahead = fetches_ahead(a.rows);
     parallel(division.blocks * total, [&](int64_t i) {
         const int64_t block = i / total, panel = i % total, column = panel * PANEL;
         const int64_t columns = std::min<int64_t>(PANEL, a.gate.outputs - column);
@@ -103,14 +99,11 @@ void gated_of(const Gated& a) {
         const auto* ups = static_cast<const typename M::B*>(a.up.panels) + panel * size;
         for (int64_t tile = 0; tile < division.tiles; ++tile) {
             const int64_t first = division.first(block, tile);
-            const bool fetch = ahead && tile == 0;
             with_rows(division.first(block, tile + 1) - first, [&]<int R>() {
                 f32 gate[R][PANEL_VECTORS], up[R][PANEL_VECTORS];
-                product<T, R>(steps, rows + first * steps, gates, gate,
-                              fetch ? reinterpret_cast<const char*>(gates + size) : nullptr);
+                product<T, R>(steps, rows + first * steps, gates, gate, tile == 0);
                 add_bias<T, R>(a.gate.bias, column, columns, gate);
-                product<T, R>(steps, rows + first * steps, ups, up,
-                              fetch ? reinterpret_cast<const char*>(ups + size) : nullptr);
+                product<T, R>(steps, rows + first * steps, ups, up, tile == 0);
                 add_bias<T, R>(a.up.bias, column, columns, up);
                 for (int r = 0; r < R; ++r)
                     for (int v = 0; v < PANEL_VECTORS; ++v)

@@ -124,7 +124,7 @@ struct Result {
 
 template <class T>
 class Attention {
-   public:
+ public:
     using M = Product<T>;
     using A = typename M::A;
     using B = typename M::B;
@@ -133,9 +133,9 @@ class Attention {
         : a(a),
           steps(steps_of<M>(a.size)),
           value_panels(panels_of(a.rank)),
-          stride((lines(std::max(a.size, value_panels * PANEL) * int64_t{sizeof(A)} / M::DEPTH) |
-                  1) *
-                 64 / int64_t{sizeof(A)}) {}
+          stride(
+              (lines(std::max(a.size, value_panels * PANEL) * int64_t{sizeof(A)} / M::DEPTH) | 1) *
+              64 / int64_t{sizeof(A)}) {}
 
     static int64_t columns_of(const Task& t) { return (t.count + LANES - 1) / LANES * LANES; }
 
@@ -169,8 +169,8 @@ class Attention {
                 for (int64_t i = 0; i < LANES; ++i)
                     for (int64_t v = 0; v < PANEL; v += LANES) {
                         const int64_t at = (p * columns + c + i) * PANEL + v;
-                        store(sum.values + at, load(sum.values + at) * keep[i] +
-                                                   load(part.values + at) * add[i]);
+                        store(sum.values + at,
+                              load(sum.values + at) * keep[i] + load(part.values + at) * add[i]);
                     }
         }
     }
@@ -178,8 +178,8 @@ class Attention {
     void write(const Task& t, const Result& r) const {
         const int64_t columns = columns_of(t);
         for (int64_t i = 0; i < t.count; ++i) {
-            T* out = static_cast<T*>(a.out) +
-                     (a.starts[t.request] * a.heads + t.first + i) * a.rank;
+            T* out =
+                static_cast<T*>(a.out) + (a.starts[t.request] * a.heads + t.first + i) * a.rank;
             const bool sees = limit(t, i) > 0;
             const float inverse = sees ? 1.0f / r.sums[i] : 0.0f;
             for (int64_t c = 0; c < a.rank; c += LANES) {
@@ -193,7 +193,7 @@ class Attention {
         }
     }
 
-   private:
+ private:
     void allocate(const Task& t) {
         const int64_t columns = columns_of(t), panels = panels_of(columns);
         int64_t floats = 0;
@@ -224,8 +224,7 @@ class Attention {
 
     const T* latent(const Task& t, int64_t i) const {
         const int64_t page = a.table[t.request * a.table_stride + i / a.page_tokens];
-        return static_cast<const T*>(a.cache) +
-               (page * a.page_tokens + i % a.page_tokens) * a.size;
+        return static_cast<const T*>(a.cache) + (page * a.page_tokens + i % a.page_tokens) * a.size;
     }
 
     // How many latents a column sees.
@@ -244,14 +243,13 @@ class Attention {
                 if (c + i >= t.count) continue;
                 const int64_t token = a.starts[t.request] + (t.first + c + i) / a.heads;
                 const int64_t head = (t.first + c + i) % a.heads;
-                std::memcpy(row,
-                            static_cast<const T*>(a.value) + token * a.value_stride +
-                                head * a.value_head,
-                            static_cast<size_t>(a.rank) * sizeof(T));
                 std::memcpy(
-                    row + a.rank,
-                    static_cast<const T*>(a.key) + token * a.key_stride + head * a.key_head,
-                    static_cast<size_t>(a.size - a.rank) * sizeof(T));
+                    row,
+                    static_cast<const T*>(a.value) + token * a.value_stride + head * a.value_head,
+                    static_cast<size_t>(a.rank) * sizeof(T));
+                std::memcpy(row + a.rank,
+                            static_cast<const T*>(a.key) + token * a.key_stride + head * a.key_head,
+                            static_cast<size_t>(a.size - a.rank) * sizeof(T));
             }
             B* to = queries + c / PANEL * steps * PANEL + c % PANEL;
             for (int64_t k = 0; k < steps; k += LANES) {
@@ -417,7 +415,8 @@ class Attention {
                         f32 c[R][PANEL_VECTORS];
                         for (int i = 0; i < R; ++i)
                             for (int v = 0; v < PANEL_VECTORS; ++v)
-                                c[i][v] = fresh ? f32{} : load(sums + i * PANEL + v * LANES) * keep[i];
+                                c[i][v] =
+                                    fresh ? f32{} : load(sums + i * PANEL + v * LANES) * keep[i];
                         multiply<M, R, PANEL_VECTORS>(count, w + first, PANEL, values, ldb, c);
                         for (int i = 0; i < R; ++i)
                             for (int v = 0; v < PANEL_VECTORS; ++v)
@@ -466,8 +465,8 @@ void attend(const PagedLatentAttention& a) {
         for (int64_t g = 0; g < n; ++g) {
             const int64_t first = panels * g / n * PANEL;
             const int64_t last = std::min(columns, panels * (g + 1) / n * PANEL);
-            const int64_t end = std::max<int64_t>(
-                a.contexts[r] - queries + (last - 1) / a.heads + 1, 0);
+            const int64_t end =
+                std::max<int64_t>(a.contexts[r] - queries + (last - 1) / a.heads + 1, 0);
             Task task{r, first, last - first, 0, end, nullptr};
             if ((last - first) * end <= share || end <= SPLIT || pool_threads() == 1) {
                 tasks[count++] = task;

@@ -46,15 +46,20 @@ inline void pack_rows(const T* x, int64_t stride, int64_t rows, int64_t inputs,
     pack_rows<T>([&](int64_t r) { return x + r * stride; }, rows, inputs, out);
 }
 
-// One tile of x times one panel. With `next`, every step also fetches LINES lines from there on.
+// How far ahead of its use a panel is fetched: a processor's own prefetchers do not look far enough
+// to keep memory busy.
+constexpr int64_t AHEAD = 6144;
+
+// One tile of x times one panel, which the first tile that reads it fetches.
 template <class T, int R>
 inline void product(int64_t steps, const typename Mode<T>::A* a, const typename Mode<T>::B* panel,
-                    f32 (&c)[R][PANEL_VECTORS], const char* next) {
+                    f32 (&c)[R][PANEL_VECTORS], bool first) {
     using M = Mode<T>;
     constexpr int LINES = PANEL * sizeof(typename M::B) / 64;
     std::memset(&c, 0, sizeof c);
-    if (next)
-        multiply<M, R, PANEL_VECTORS, LINES>(steps, a, R, panel, PANEL, c, next);
+    if (first)
+        multiply<M, R, PANEL_VECTORS, LINES>(steps, a, R, panel, PANEL, c,
+                                             reinterpret_cast<const char*>(panel) + AHEAD);
     else
         multiply<M, R, PANEL_VECTORS>(steps, a, R, panel, PANEL, c);
 }
@@ -83,10 +88,6 @@ inline void write(T* out, int64_t stride, int64_t columns, const f32 (&c)[R][PAN
                 store(out + r * stride + v * LANES, c[r][v], left);
         }
 }
-
-// Whether the next panel is worth fetching while this one is in use. With few rows memory is busy
-// anyway, and with many a panel's own time is short beside theirs.
-inline bool fetches_ahead(int64_t rows) { return rows <= 128; }
 
 // How rows are divided: blocks whose packed rows stay in the second level cache, and tiles in them,
 // each as even as can be.

@@ -50,9 +50,7 @@ class Recording(TorchDispatchMode):  # type: ignore[no-untyped-call]
     all there was; None: they are. at: what `progress` gave then.
     """
 
-    def __init__(
-        self, library: native.Library, arena: Arena, progress: Callable[[], int]
-    ) -> None:
+    def __init__(self, library: native.Library, arena: Arena, progress: Callable[[], int]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.obstacle: str | None = None
         self.at = 0
@@ -70,9 +68,10 @@ class Recording(TorchDispatchMode):  # type: ignore[no-untyped-call]
             with torch.utils._python_dispatch._disable_current_modes():
                 like = func(*args, **{**(kwargs or {}), "device": "meta"})
                 return self._arena.like(like)
-        if not func.is_view and self.obstacle is None:
+        out = func(*args, **(kwargs or {}))
+        if self.obstacle is None and not (func.is_view and _shares(out, args[0])):
             self.obstacle, self.at = str(func), self._progress()
-        return func(*args, **(kwargs or {}))
+        return out
 
     def add(self, function: Any, arguments: bytes) -> None:
         self._calls.append((function, arguments))
@@ -93,6 +92,13 @@ class Recording(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self._program = (ctypes.c_void_p * len(entries))(*entries)
             self._kept.append(texts)
         self._library.functions.pieria_replay(self._program, len(self._calls))
+
+
+def _shares(out: Any, x: Tensor) -> bool:
+    """Whether what came out is x seen otherwise: what may be a view, such as `to`, may be a copy."""
+    storage = x.untyped_storage().data_ptr()
+    found = out if isinstance(out, list | tuple) else (out,)
+    return all(part.untyped_storage().data_ptr() == storage for part in found)
 
 
 @contextmanager

@@ -15,11 +15,12 @@ struct RmsNorm {
     void* sum;  // null: not wanted
     void* out;
     int64_t rows, columns;
+    int64_t x_stride;  // from row to row; all else is dense
     double eps, offset;
     int64_t eps_outside;
 };
 
-// x, y and what comes out are dense. The sum is rounded before it is normed, as others read it so.
+// The sum is rounded before it is normed, as others read it so.
 template <class T>
 void rms_norm_of(const RmsNorm& a) {
     const int64_t columns = a.columns, whole = columns / LANES * LANES, left = columns - whole;
@@ -27,7 +28,7 @@ void rms_norm_of(const RmsNorm& a) {
     const float offset = static_cast<float>(a.offset), eps = static_cast<float>(a.eps);
     parallel_rows(a.rows, columns, [&](int64_t first, int64_t last) {
         for (int64_t row = first; row < last; ++row) {
-            const T* x = static_cast<const T*>(a.x) + row * columns;
+            const T* x = static_cast<const T*>(a.x) + row * a.x_stride;
             T* out = static_cast<T*>(a.out) + row * columns;
             if (a.y) {
                 const T* y = static_cast<const T*>(a.y) + row * columns;

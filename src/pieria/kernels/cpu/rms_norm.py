@@ -8,26 +8,33 @@ from torch import Tensor
 from pieria import ops
 from pieria.kernels.cpu import native
 
-_rms_norm = native.kernel("rms_norm", "qPPPPPqqddq")
+_rms_norm = native.kernel("rms_norm", "qPPPPPqqqddq")
 
 
 def _supports(x: Tensor, weight: Tensor, *rest: Any, **options: Any) -> bool:
-    return x.dtype == weight.dtype and x.dtype in native.DTYPES and x.is_contiguous()
+    dense = x.is_contiguous() or (x.ndim == 2 and x.stride(1) == 1)
+    return x.dtype == weight.dtype and x.dtype in native.DTYPES and dense
 
 
 def _supports_added(x: Tensor, y: Tensor, weight: Tensor, *rest: Any, **options: Any) -> bool:
-    return _supports(x, weight) and y.dtype == x.dtype and y.is_contiguous()
+    return (
+        x.dtype == y.dtype == weight.dtype
+        and x.dtype in native.DTYPES
+        and x.is_contiguous()
+        and y.is_contiguous()
+    )
 
 
 @ops.rms_norm.implement(supports=_supports, batch_invariant=True)
 def rms_norm(
     x: Tensor, weight: Tensor, eps: float, eps_outside: bool = False, offset: float = 0.0
 ) -> Tensor:
-    out = torch.empty_like(x)
+    out = x.new_empty(x.shape)
     columns = x.shape[-1]
+    stride = columns if x.is_contiguous() else x.stride(0)
     _rms_norm(
         *(native.DTYPES[x.dtype], x.data_ptr(), 0, weight.data_ptr(), 0, out.data_ptr()),
-        *(x.numel() // columns, columns, eps, offset, eps_outside),
+        *(x.numel() // columns, columns, stride, eps, offset, eps_outside),
     )
     return out
 
@@ -46,6 +53,6 @@ def add_rms_norm(
     _rms_norm(
         *(native.DTYPES[x.dtype], x.data_ptr(), y.data_ptr(), weight.data_ptr()),
         *(total.data_ptr(), out.data_ptr()),
-        *(x.numel() // columns, columns, eps, offset, eps_outside),
+        *(x.numel() // columns, columns, columns, eps, offset, eps_outside),
     )
     return total, out

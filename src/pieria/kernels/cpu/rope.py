@@ -31,9 +31,7 @@ def rope(x_THK: Tensor, cos_TR: Tensor, sin_TR: Tensor, interleaved: bool = Fals
     return out
 
 
-def _supports_angles(
-    positions_T: Tensor, frequencies_R: Tensor, magnitude: float = 1.0
-) -> bool:
+def _supports_angles(positions_T: Tensor, frequencies_R: Tensor, magnitude: float = 1.0) -> bool:
     return (
         frequencies_R.dtype == torch.float32
         and positions_T.is_contiguous()

@@ -136,8 +136,8 @@ PIERIA_KERNEL(route, Route) {
     with_type(a.dtype, [&]<class T>(T) {
         parallel_rows(a.tokens, 4 * a.experts, [&](int64_t first, int64_t last) {
             for (int64_t t = first; t < last; ++t)
-                route_one(a, static_cast<const T*>(a.logits) + t * a.stride,
-                          a.weights + t * a.top, a.chosen + t * a.top);
+                route_one(a, static_cast<const T*>(a.logits) + t * a.stride, a.weights + t * a.top,
+                          a.chosen + t * a.top);
         });
     });
 }

@@ -40,8 +40,9 @@ struct Sample {
 enum Purpose { ADJUSTED = 14, WEIGHTS };
 
 constexpr uint64_t STEP = 0x9E3779B97F4A7C15;
-// How many of the likeliest tokens are looked at first, where it is not known how many it takes.
-constexpr int64_t FEW = 128;
+// How many of the likeliest tokens are looked at first, and then, where it is not known how many it
+// takes; as few as the second are sorted in the end.
+constexpr int64_t FEW = 128, MANY = 2048;
 constexpr float LOWEST = std::numeric_limits<float>::lowest();
 
 using u64 = uint64_t __attribute__((vector_size(64)));
@@ -62,7 +63,7 @@ inline f64 wide_exp_of_negative(f64 x) {
     const f64 low = -708.0 - f64{};
     const f64 y = x < low ? low : x;
     const f64 shift = 0x1.8p52 - f64{};
-    const f64 shifted = y * 1.4426950408889634 + shift;
+    const f64 shifted = y * LOG2_E + shift;
     const f64 n = shifted - shift;
     const f64 r = (y - n * 6.93147180369123816490e-01) - n * 1.90821492927058770002e-10;
     f64 p = 1.0 / 6227020800 - f64{};
@@ -100,7 +101,7 @@ struct Contest {
         std::memcpy(&exponent, &rest, sizeof exponent);
         const double logarithm = static_cast<double>(exponent) * 0x1p-52 - 1023;
         const double own = scaled(logit);
-        if (logarithm > (own - score + slack) * 1.4426950408889634) return;
+        if (logarithm > (own - score + slack) * LOG2_E) return;
         const double u = (static_cast<double>(hash >> 12) + 0.5) * 0x1p-52;
         const double sum = own - std::log(-std::log(u));
         if (sum > score || (sum == score && number < token)) {
@@ -110,45 +111,52 @@ struct Contest {
     }
 };
 
-// All tokens with at least this logit.
+// The tokens that may be drawn: those with a larger logit, and of those with this one the first
+// ones, up to a place.
+struct Limit {
+    float least;
+    int64_t last = std::numeric_limits<int64_t>::max();
+
+    bool admits(int64_t token, float logit) const {
+        return logit > least || (logit == least && token <= last);
+    }
+};
+
 template <class T>
-void enter_all(Contest& contest, const Row<T>& row, const f32* maxima, float top, float least) {
+void enter_all(Contest& contest, const Row<T>& row, const f32* maxima, float top, Limit limit) {
     contest.enter(place_of(row, maxima, top), top);
-    const float inverse = std::min(static_cast<float>(1 / contest.temperature), -LOWEST);
-    alignas(64) uint64_t hashes[GROUP];
+    const float scale = std::min(static_cast<float>(LOG2_E / contest.temperature), -LOWEST);
     u64 lanes;
     for (int i = 0; i < WIDE_LANES; ++i) lanes[i] = (static_cast<uint64_t>(i) + 1) * STEP;
     for (int64_t g = 0; g < row.groups; ++g) {
-        // How far each lane's largest score without noise is above the best score of all.
-        const auto ahead =
-            static_cast<float>(contest.scaled(top) - contest.score + contest.slack);
-        const f32 above = (maxima[g] - top) * inverse + ahead;
-        // u is at most 1 - 2^-53, whose noise is below 36.8.
-        if (!bits(maxima[g] >= least) || !bits(above > -37.0f)) continue;
-        // Only with 1 - u <= e^above can a token win: in 31 bits, rounded so that more do.
-        const f32 share = exp_of_negative(above > 0.0f ? f32{} : above) * 0x1.0008p31f;
-        const i32 fixed = __builtin_convertvector(share > 0x1.fffff0p30f ? f32{} : share, i32);
-        const i32 above_all = share > 0x1.fffff0p30f;
-        const i32 wanted = (0x7ffffffe - fixed) & ~above_all;
-        alignas(64) uint64_t thresholds[LANES];
+        // How far each lane's largest score without noise is above the best score of all; as a
+        // power of two.
+        const double ahead = contest.scaled(top) - contest.score + contest.slack;
+        const f32 above = (maxima[g] - top) * scale + static_cast<float>(ahead * LOG2_E);
+        // 1 - u is at least 2^-53.
+        if (!bits((maxima[g] >= limit.least) & (above > -53.5f))) continue;
+        // Only with 1 - u <= 2^above can a token win: in 31 bits, rounded so that more do.
+        const f32 share = power_of_two(above < 0.0f ? above : f32{}) * 0x1.0008p31f;
+        const i32 all = share > 0x1.fffff0p30f;
+        const i32 fixed = __builtin_convertvector(all ? f32{} : share, i32);
+        const i32 wanted = (0x7ffffffe - fixed) & ~all;
+        uint64_t thresholds[LANES];
         for (int i = 0; i < LANES; ++i) thresholds[i] = static_cast<uint64_t>(wanted[i]) << 33;
         u64 state = lanes + (contest.key + static_cast<uint64_t>(g * GROUP) * STEP);
-        u64 best[2] = {};
-        for (int64_t v = 0; v < 2 * GROUP_VECTORS; ++v) {
-            const u64 hash = mixed(state);
-            state += WIDE_LANES * STEP;
-            store_vector(hashes + v * WIDE_LANES, hash);
-            best[v % 2] = best[v % 2] > hash ? best[v % 2] : hash;
+        u64 low = {}, high = {};  // the largest hashes of each lane
+        for (int64_t v = 0; v < GROUP_VECTORS; ++v) {
+            const u64 first = mixed(state), second = mixed(state + WIDE_LANES * STEP);
+            state += LANES * STEP;
+            low = low > first ? low : first;
+            high = high > second ? high : second;
         }
-        bool reached = false;
-        for (int i = 0; i < LANES; ++i)
-            reached |= best[i / WIDE_LANES][i % WIDE_LANES] >= thresholds[i];
-        if (!reached) continue;
-        const int64_t count = std::min(GROUP, row.size - g * GROUP);
-        for (int64_t i = 0; i < count; ++i) {
-            if (hashes[i] < thresholds[i % LANES]) continue;
-            const float logit = row.group(g, [&](const auto* x) { return widen(x[i]); });
-            if (logit >= least) contest.enter(g * GROUP + i, logit);
+        for (int lane = 0; lane < LANES; ++lane) {
+            const uint64_t hash = lane < WIDE_LANES ? low[lane] : high[lane - WIDE_LANES];
+            if (hash < thresholds[lane]) continue;
+            for (int64_t i = g * GROUP + lane; i < std::min(row.size, (g + 1) * GROUP); i += LANES) {
+                const float logit = widen(row.numbers[i]);
+                if (limit.admits(i, logit)) contest.enter(i, logit);
+            }
         }
     }
 }
@@ -158,58 +166,88 @@ struct Interval {
     double low, high;
 };
 
-// e^(scaled - largest), summed over a row's tokens.
+// e^(scaled - largest), summed over tokens that are likely enough.
 template <class T>
-struct Total {
+struct Weights {
     const Row<T>& row;
     const f32* maxima;
     float top, least;
     double inverse;
 
-    // Known to be at least the sum of some; each lane's largest counts for all of its numbers.
+    // Of all, known to be at least the sum of some; each lane's largest counts for all of its
+    // numbers.
     Interval guessed(double some) const {
         f32 sum = {};
-        for (int64_t g = 0; g < row.groups; ++g)
-            sum += exp_of_negative((maxima[g] - top) * static_cast<float>(inverse));
+        for (int64_t g = 0; g < row.groups; ++g) sum += rounded(maxima[g]);
         return {some, 1.01 * GROUP_VECTORS * static_cast<double>(pieria::sum(sum))};
     }
 
-    // In float32, whose roundings come to less than 2e-5: of exponents to 87, and of 16 terms.
-    Interval rounded() const {
+    struct Above {
+        Interval sum;
+        int64_t count;
+    };
+
+    // Of logits that are not below a number. What is rounded comes to less than 2e-5: in exponents
+    // of up to 126, and in sums of 16.
+    Above above(float from) const {
         f64 sums[2] = {};
+        i32 count = {};
         for (int64_t g = 0; g < row.groups; ++g) {
+            if (!bits(maxima[g] >= from)) continue;
             f32 sum = {};
             row.group(g, [&](const auto* x) {
                 for (int64_t v = 0; v < GROUP_VECTORS; ++v) {
                     const f32 numbers = load(x + v * LANES);
-                    const f32 weights =
-                        exp_of_negative((numbers - top) * static_cast<float>(inverse));
-                    sum += numbers >= least ? weights : f32{};
+                    const i32 counts = numbers >= from;
+                    sum += counts ? rounded(numbers) : f32{};
+                    count -= counts;
                 }
             });
             for (int i = 0; i < 2; ++i) sums[i] += half(sum, i);
         }
         const double sum = total(sums[0] + sums[1]);
-        return {sum * (1 - 2e-5), sum * (1 + 2e-5)};
+        return {{sum * (1 - 2e-5), sum * (1 + 2e-5)}, pieria::sum(count)};
     }
 
-    Interval exact() const {
-        f64 sums[2] = {};
+    struct Exact {
+        double above, all;
+    };
+
+    Exact exact(float from) const {
+        f64 above = {}, all = {};
         for (int64_t g = 0; g < row.groups; ++g) {
+            if (!bits(maxima[g] >= least)) continue;
             row.group(g, [&](const auto* x) {
                 for (int64_t v = 0; v < GROUP_VECTORS; ++v) {
                     const f32 numbers = load(x + v * LANES);
-                    const f32 left = numbers >= least ? numbers : splat(-INFINITE);
-                    for (int i = 0; i < 2; ++i) sums[i] += weights(half(left, i));
+                    const f32 counted = numbers >= least ? numbers : splat(-INFINITE);
+                    for (int i = 0; i < 2; ++i) {
+                        const f64 logits = half(counted, i), weights = exact(logits);
+                        above += logits >= static_cast<double>(from) ? weights : f64{};
+                        all += weights;
+                    }
                 }
             });
         }
-        const double sum = total(sums[0] + sums[1]);
-        return {sum, sum};
+        return {total(above), total(all)};
     }
 
-    f64 weights(f64 logits) const {
+    f32 rounded(f32 logits) const {
+        return power_of_two((logits - top) * static_cast<float>(inverse * LOG2_E));
+    }
+    f64 exact(f64 logits) const {
         return wide_exp_of_negative((logits - static_cast<double>(top)) * inverse);
+    }
+    // Of sorted tokens; valid until this thread asks again.
+    const double* exact(Sorted tokens) const {
+        auto* weights = scratch<double>(WEIGHTS, tokens.count + WIDE_LANES);
+        for (int64_t i = 0; i < tokens.count; i += WIDE_LANES) {
+            f64 logits;
+            for (int64_t lane = 0; lane < WIDE_LANES; ++lane)
+                logits[lane] = number_in(tokens.entries[std::min(i + lane, tokens.count - 1)]);
+            store_vector(weights + i, exact(logits));
+        }
+        return weights;
     }
 
     static f64 half(f32 v, int i) {
@@ -222,60 +260,77 @@ struct Total {
     }
 };
 
-// How many of the likeliest tokens top_p leaves: `count` if `wanted`, the weight to reach, is not
-// reached before; -1 if it is not known well enough to tell.
-int64_t reaching(const double* weights, int64_t count, Interval wanted) {
-    double before = weights[0];
-    for (int64_t i = 1; i < count; ++i) {
+// How many of some tokens in order it takes for their weights, with those before them, to reach
+// `wanted`: `count` if it takes all or more, -1 if it is not known well enough.
+int64_t reaching(const double* weights, int64_t count, double before, Interval wanted) {
+    for (int64_t i = 0; i < count; ++i) {
         if (before >= wanted.low) return before >= wanted.high ? i : -1;
         before += weights[i];
     }
     return count;
 }
 
-// The same, with a total that is computed as exactly as it takes. all: these tokens are all whose
-// weights count.
+// How many of the likeliest tokens top_p leaves; `count` if more than these. all: more do not count.
 template <class T>
-int64_t leading(const Total<T>& total, const uint64_t* entries, int64_t count, double top_p,
-                bool all) {
-    auto* weights = scratch<double>(WEIGHTS, count + WIDE_LANES);
-    for (int64_t i = 0; i < count; i += WIDE_LANES) {
-        f64 logits;
-        for (int lane = 0; lane < WIDE_LANES; ++lane)
-            logits[lane] = number_in(entries[std::min(i + lane, count - 1)]);
-        store_vector(weights + i, total.weights(logits));
-    }
+int64_t leading(const Weights<T>& of, Sorted tokens, double top_p, bool all) {
+    const double* weights = of.exact(tokens);
     double sum = 0;
-    for (int64_t i = 0; i < count; ++i) sum += weights[i];
-    const auto with = [&](Interval known) {
-        return reaching(weights, count, {top_p * known.low, top_p * known.high});
+    for (int64_t i = 0; i < tokens.count; ++i) sum += weights[i];
+    const auto with = [&](Interval total) {
+        const Interval wanted{top_p * total.low, top_p * total.high};
+        const int64_t found = reaching(weights + 1, tokens.count - 1, weights[0], wanted);
+        return found < 0 ? found : found + 1;
     };
     if (all) return with({sum, sum});
-    int64_t found = with(total.guessed(sum));
-    if (found < 0 || found == count) found = with(total.rounded());
-    return found < 0 ? with(total.exact()) : found;
+    int64_t found = with(of.guessed(sum));
+    if (found < 0 || found == tokens.count) found = with(of.above(of.least).sum);
+    if (found < 0) {
+        const double exact = of.exact(INFINITE).all;
+        found = with({exact, exact});
+    }
+    return found;
+}
+
+// Where top_p cuts if it leaves many tokens.
+template <class T>
+Limit cut(const Weights<T>& of, double top_p) {
+    const Interval all = of.above(of.least).sum;
+    const auto reach = [&](float x) {
+        const auto found = of.above(x);
+        const Reach reach = found.sum.low >= top_p * all.high   ? ENOUGH
+                            : found.sum.high < top_p * all.low ? TOO_LITTLE
+                                                               : UNKNOWN;
+        return Reached{reach, found.count};
+    };
+    const Range range = narrowed(of.top, of.least, MANY, reach);
+    const auto exact = of.exact(range.above);
+    const double wanted = top_p * exact.all;
+    const Sorted tokens = sorted(of.row, of.maxima, range.below, range.above);
+    const int64_t left =
+        reaching(of.exact(tokens), tokens.count, exact.above, {wanted, wanted});
+    if (left == 0) return {range.above};
+    const uint64_t last = tokens.entries[left - 1];
+    return {number_in(last), place_in(last)};
 }
 
 // Those of the tokens with at least this logit that top_k, then top_p leave.
 template <class T>
 void enter_likeliest(Contest& contest, const Row<T>& row, const f32* maxima, float top, float least,
                      int64_t top_k, double top_p) {
-    const Total<T> total{row, maxima, top, least, 1 / contest.temperature};
+    const Weights<T> weights{row, maxima, top, least, 1 / contest.temperature};
     const bool counted = top_k > 0 && top_k < row.size;
     // With top_p alone nobody knows how many it takes.
-    for (int64_t wanted = counted ? top_k : FEW;; wanted *= 16) {
-        const Largest found = largest_of(row, maxima, top, wanted, least);
-        int64_t count = counted ? std::min(top_k, found.count) : found.count;
-        if (top_p < 1) {
-            const bool all = counted || found.all;
-            const int64_t left = leading(total, found.entries, count, top_p, all);
-            if (left == count && !all) continue;
-            count = left;
-        }
-        for (int64_t i = 0; i < count; ++i)
+    for (int64_t wanted : {FEW, MANY}) {
+        auto [found, all] = largest_of(row, maxima, top, counted ? top_k : wanted, least);
+        all |= counted;
+        if (counted) found.count = std::min(top_k, found.count);
+        const int64_t left = top_p < 1 ? leading(weights, found, top_p, all) : found.count;
+        if (left == found.count && !all) continue;
+        for (int64_t i = 0; i < left; ++i)
             contest.enter(place_in(found.entries[i]), number_in(found.entries[i]));
         return;
     }
+    enter_all(contest, row, maxima, top, cut(weights, top_p));
 }
 
 // The smallest float32 that, divided by the temperature, is not below the bound of min_p.
@@ -301,7 +356,7 @@ int64_t drawn(const Sample& a, int64_t r, const Row<T>& row, const f32* maxima, 
     if (top_p < 1 || (top_k > 0 && top_k < row.size))
         enter_likeliest(contest, row, maxima, top, least, top_k, top_p);
     else
-        enter_all(contest, row, maxima, top, least);
+        enter_all(contest, row, maxima, top, {least});
     return contest.token;
 }
 
