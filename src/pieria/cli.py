@@ -110,8 +110,9 @@ def serve(options: argparse.Namespace) -> int:
     runner, scheduler, server, virtual = collect(options, options.config, *parts)
     if runner.device.startswith(VIRTUAL):
         return asyncio.run(_serve(*_lent(runner, virtual), scheduler, server, virtual))
-    if virtual != VirtualConfig():
-        raise ValueError(f"--device {runner.device} is not virtual: {virtual} means nothing there")
+    given = [k for k, v in vars(virtual).items() if v != getattr(VirtualConfig(), k)]
+    if given:
+        raise ValueError(f"--device {runner.device} is not virtual: {given[0]} means nothing there")
     name, runner = runner.model, _fetched(runner)
     return asyncio.run(_serve(name, runner, scheduler, server, None))
 
@@ -298,7 +299,7 @@ async def _serve(
     checkpoint = open_checkpoint(Path(runner.model))
     for note in checkpoint.notes:
         log.warning("%s", note)
-    settings = {"runner": asdict(runner), "scheduler": asdict(scheduler)}
+    settings: dict[str, Any] = {"runner": asdict(runner), "scheduler": asdict(scheduler)}
     factory, title = FACTORY, ""
     if virtual is not None:
         factory, title = VIRTUAL_FACTORY, device_title(runner.device, virtual)
@@ -369,7 +370,8 @@ def _lent(runner: RunnerConfig, virtual: "VirtualConfig") -> tuple[str, RunnerCo
     from pieria.models.pull import pull, resolve
 
     path = Path(runner.model).expanduser()
-    has_words = path.is_file() or (path / "tokenizer.json").exists()
+    names = ("tokenizer.json", "tokenizer.model", "*.gguf")
+    has_words = path.suffix == ".gguf" or any(any(path.glob(name)) for name in names)
     there = resolve(runner.model) if has_words or runner.model == virtual.words else None
     return runner.model, replace(runner, model=str(there or pull(virtual.words)))
 

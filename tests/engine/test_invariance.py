@@ -1,5 +1,5 @@
-"""Every family in bfloat16 on this processor's kernels: no bit of a token's logprobs depends on what
-else is computed with it, how its prompt is split, or what is found in the cache.
+"""Every family in bfloat16 on this processor's kernels: no bit of a token's logprobs depends on
+what else is computed with it, how its prompt is split, or what is found in the cache.
 """
 
 import pytest

@@ -326,10 +326,10 @@ def test_equal_logits_go_to_the_lower_token(sample: Sample) -> None:
 
 
 @EACH
-def test_a_row_of_which_everything_is_banned_is_no_error(sample: Sample) -> None:
+def test_a_row_of_which_everything_is_banned_has_no_token(sample: Sample) -> None:
     logits_RV = torch.full((2, 7), -math.inf)
     for draws in (
         Draws(torch.tensor([1, 2])),
         Draws(torch.tensor([1, 2]), torch.ones(2), torch.tensor([3, 0]), torch.tensor([0.5, 1.0])),
     ):
-        assert sample(logits_RV, draws).tolist() == [0, 0]
+        assert sample(logits_RV, draws).tolist() == [-1, -1]

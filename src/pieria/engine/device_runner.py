@@ -14,7 +14,6 @@ from pieria.engine.capture import Captured
 from pieria.engine.plan import Chunk, ChunkResult, Logprob, StepPlan, StepResult
 from pieria.engine.sampler import draw, logprobs
 from pieria.models.decoder import Decoder
-from pieria.ops.op import widen
 
 LOGITS_ROWS = 128
 """Rows of the vocabulary that are held at once where every position's log-probability is wanted."""
@@ -72,19 +71,16 @@ class DeviceRunner:
         """logits_RV: of the chunks numbered `drawing`, which have a draw."""
         tokens: dict[int, int] = {}
         reports: dict[int, Logprob | None] = {}
-        broken: set[int] = set()
         if logits_RV is not None and self.first:
             draws = [d for c in chunks if (d := c.draw) is not None]
-            drawn = draw(logits_RV, draws)
-            tokens = dict(zip(drawing, drawn.tolist(), strict=True))
-            finite_R = torch.isfinite(widen(logits_RV).amax(-1))
-            broken = {i for i, ok in zip(drawing, finite_R.tolist(), strict=True) if not ok}
-            wanted = [d.logprobs for d in draws]
-            reports = dict(zip(drawing, logprobs(logits_RV, drawn.tolist(), wanted), strict=True))
+            drawn = draw(logits_RV, draws).tolist()
+            tokens = dict(zip(drawing, drawn, strict=True))
+            wanted = [d.logprobs if t >= 0 else None for d, t in zip(draws, drawn, strict=True)]
+            reports = dict(zip(drawing, logprobs(logits_RV, drawn, wanted), strict=True))
         return StepResult(
             tuple(
                 ChunkResult(c.request, error="the model's logits are not finite")
-                if i in broken
+                if tokens.get(i, 0) < 0
                 else ChunkResult(c.request, tokens.get(i), reports.get(i), prompt_logprobs[i])
                 for i, c in enumerate(chunks)
             )

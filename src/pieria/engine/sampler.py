@@ -4,7 +4,8 @@ Knows draws and logits. Does not know requests.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from array import array
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -12,33 +13,47 @@ from torch import Tensor
 from pieria import ops
 from pieria.engine.plan import Draw, Logprob
 
+DTYPES = {"f": torch.float32, "i": torch.int32, "q": torch.int64}
+"""By the type codes of arrays, from which tensors are made faster than from lists."""
+
 
 def draw(logits_RV: Tensor, draws: Sequence[Draw]) -> Tensor:
-    """The token of each row, int64 [R]."""
+    """The token of each row, int64 [R]; -1 where the largest of its logits is not finite."""
     device = logits_RV.device
 
-    def column(value: Callable[[Draw], float], neutral: float) -> Tensor | None:
+    def column(values: list[float], neutral: float) -> Tensor | None:
         """A float32 per row; None where every row has the neutral value."""
-        values = [value(d) for d in draws]
-        if all(v == neutral for v in values):
-            return None
-        return torch.tensor(values, dtype=torch.float32, device=device)
+        return None if values.count(neutral) == len(values) else _tensor("f", values, device)
 
-    top_k = column(lambda d: d.top_k, 0)
-    keys = [ops.key(d.seed, d.choice, d.position) for d in draws]
+    history = _history(draws, device)
+    bias = _bias(draws, logits_RV.shape[-1], device)
+    repetition_R = presence_R = frequency_R = None
+    if history is not None:
+        repetition_R = column([d.repetition_penalty for d in draws], 1.0)
+        presence_R = column([d.presence_penalty for d in draws], 0.0)
+        frequency_R = column([d.frequency_penalty for d in draws], 0.0)
+    temperature_R = column([d.temperature for d in draws], 0.0)
+    keys_R = top_k_R = top_p_R = min_p_R = None
+    if temperature_R is not None:
+        keys = [ops.key(d.seed, d.choice, d.position) if d.temperature else 0 for d in draws]
+        top_k = [d.top_k for d in draws]
+        keys_R = _tensor("q", keys, device)
+        top_k_R = _tensor("q", top_k, device) if any(top_k) else None
+        top_p_R = column([d.top_p for d in draws], 1.0)
+        min_p_R = column([d.min_p for d in draws], 0.0)
     return ops.sample(
         logits_RV,
         ops.Draws(
-            keys_R=torch.tensor(keys, dtype=torch.int64, device=device),
-            temperature_R=column(lambda d: d.temperature, 0.0),
-            top_k_R=None if top_k is None else top_k.long(),
-            top_p_R=column(lambda d: d.top_p, 1.0),
-            min_p_R=column(lambda d: d.min_p, 0.0),
-            repetition_R=column(lambda d: d.repetition_penalty, 1.0),
-            presence_R=column(lambda d: d.presence_penalty, 0.0),
-            frequency_R=column(lambda d: d.frequency_penalty, 0.0),
-            history=_history(draws, device),
-            bias=_bias(draws, logits_RV.shape[-1], device),
+            torch.zeros(len(draws), dtype=torch.int64, device=device) if keys_R is None else keys_R,
+            temperature_R,
+            top_k_R,
+            top_p_R,
+            min_p_R,
+            repetition_R,
+            presence_R,
+            frequency_R,
+            history,
+            bias,
         ),
     )
 
@@ -53,7 +68,8 @@ def logprobs(
         return found
     most = min(max(wanted[i] or 0 for i in rows), logits_RV.shape[-1])
     chosen_R = torch.tensor([tokens[i] for i in rows], device=logits_RV.device)
-    logprob_R, rank_R, top_RN, top_tokens_RN = ops.token_logprobs(logits_RV[rows], chosen_R, most)
+    logits_RV = logits_RV if len(rows) == len(wanted) else logits_RV[rows]
+    logprob_R, rank_R, top_RN, top_tokens_RN = ops.token_logprobs(logits_RV, chosen_R, most)
     columns = (logprob_R.tolist(), rank_R.tolist(), top_RN.tolist(), top_tokens_RN.tolist())
     for i, logprob, rank, top, top_tokens in zip(rows, *columns, strict=True):
         alternatives = tuple(zip(top_tokens, top, strict=True))[: wanted[i]]
@@ -63,14 +79,15 @@ def logprobs(
 
 def _history(draws: Sequence[Draw], device: torch.device) -> tuple[Tensor, Tensor, Tensor] | None:
     """(row, token, times in the output) of every token that a penalty looks at."""
-    if not any(d.seen for d in draws):
+    seen = [d.seen for d in draws]
+    if not any(seen):
         return None
 
     def joined(parts: list[bytes]) -> Tensor:
         return torch.frombuffer(bytearray().join(parts), dtype=torch.int32).to(device)
 
-    tokens_N = joined([d.seen for d in draws])
-    lengths_R = torch.tensor([len(d.seen) // tokens_N.element_size() for d in draws], device=device)
+    tokens_N = joined(seen)
+    lengths_R = _tensor("q", [len(part) // tokens_N.element_size() for part in seen], device)
     rows_N = torch.arange(len(draws), device=device).repeat_interleave(lengths_R)
     return rows_N, tokens_N.long(), joined([d.times for d in draws]).float()
 
@@ -86,21 +103,19 @@ def _bias(
     tokens: list[int] = []
     values: list[float] = []
     for row, draw in enumerate(draws):
-        biased = {**dict(draw.bias), **dict.fromkeys(draw.banned, -math.inf)}
-        added = {token: value for token, value in biased.items() if token < vocabulary}
-        rows += [row] * len(added)
-        tokens += added
-        values += added.values()
-    return _triplets(rows, tokens, values, device)
-
-
-def _triplets(
-    rows: list[int], tokens: list[int], values: Sequence[float], device: torch.device
-) -> tuple[Tensor, Tensor, Tensor] | None:
+        if draw.bias or draw.banned:
+            added = {token: value for token, value in draw.bias if token < vocabulary}
+            for token in draw.banned:
+                if token < vocabulary:
+                    added[token] = -math.inf
+            rows += [row] * len(added)
+            tokens += added
+            values += added.values()
     if not rows:
         return None
-    return (
-        torch.tensor(rows, device=device),
-        torch.tensor(tokens, device=device),
-        torch.tensor(values, dtype=torch.float32, device=device),
-    )
+    return _tensor("q", rows, device), _tensor("q", tokens, device), _tensor("f", values, device)
+
+
+def _tensor(code: str, values: Sequence[float], device: torch.device) -> Tensor:
+    """At least one value, in the dtype of the array's type code."""
+    return torch.frombuffer(array(code, values), dtype=DTYPES[code]).to(device)

@@ -113,5 +113,3 @@ def _(make: Inputs) -> Iterator[Case]:
     for rows in (1, 32, 512):
         yield case(rows, 576, 1536, bench=True)
         yield case(rows, 2048, 8192, bench=True)
-
-

@@ -6,6 +6,7 @@ M biases, C candidates.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -221,10 +222,13 @@ def leading(sorted_RC: Tensor, draws: Draws, rest_R1: Tensor | float = 0.0) -> T
 
 def key(seed: int, choice: int, position: int) -> int:
     """The signed 64-bit key of one draw: the three numbers mixed one after another."""
-    mixed = 0
-    for number in (seed, choice, position):
-        mixed = _mix((mixed + number + _STEP) & _MASK)
-    return _signed(mixed)
+    return _signed(_mix((_start(seed, choice) + position + _STEP) & _MASK))
+
+
+@lru_cache(maxsize=4096)
+def _start(seed: int, choice: int) -> int:
+    """What the keys of one sequence begin with, as each of its draws asks again."""
+    return _mix((_mix((seed + _STEP) & _MASK) + choice + _STEP) & _MASK)
 
 
 def gumbel(keys_R: Tensor, tokens: Tensor) -> Tensor:

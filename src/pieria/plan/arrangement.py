@@ -69,6 +69,9 @@ def arrangement(
     """
     if tp is pp is ep is dp is None:
         return Arrangement(tp=cards)
+    for name, size in (("tp", tp), ("pp", pp), ("ep", ep), ("dp", dp)):
+        if size is not None and size < 1:
+            raise ValueError(f"{name}={size} must be at least 1")
     sizes = {"tp": tp or 1, "pp": pp or 1, "ep": ep or 1}
     inside = sizes["tp"] * sizes["pp"]
     for is_wide, replica in ((False, inside * sizes["ep"]), (True, inside)):

@@ -1,4 +1,4 @@
-"""So many users, each of whom asks again as soon as it is answered: what serving benchmarks measure.
+"""So many users, each of whom asks again once it is answered: what serving benchmarks measure.
 
 Knows how engines batch. Steps in which nothing changes but contexts are taken together, so that a
 benchmark takes milliseconds; `simulate` runs the real scheduler step by step. Knows no model: what

@@ -114,7 +114,8 @@ def _term(row: Sequence[Work]) -> Term:
                 f" {growing.at(CHECK)} was expected: it does not grow evenly"
             )
         numbers.append((field.name, growing))
-    return Term(replace(work, **{name: 0 for name, _ in numbers}), tuple(numbers))
+    zeros: dict[str, Any] = {name: 0 for name, _ in numbers}
+    return Term(replace(work, **zeros), tuple(numbers))
 
 
 def _chunks(traced: Traced, wanted: Sequence[tuple[int, int, bool]]) -> list[Chunk]:

@@ -6,18 +6,17 @@ Knows loads and how they were measured. Nothing here is fitted to what it is com
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from statistics import median
-from typing import Any
 
 from pieria.hardware import catalog
 from pieria.parallel.mesh import Mesh
 from pieria.plan import closed_loop, presets, published
 from pieria.plan.closed_loop import Batching, Load, Served
-from pieria.plan.practice import PRACTICES, Practice
+from pieria.plan.practice import PRACTICES
 from pieria.plan.precision import PRECISIONS
 from pieria.plan.predict import Predictor
-from pieria.plan.published import Layout, Pools, Row
+from pieria.plan.published import Layout, Row
 from pieria.plan.routing import ROUTINGS
+
 
 @dataclass(frozen=True)
 class Run:
@@ -154,10 +153,7 @@ def _precision(model: str, row: Row) -> str:
 
 
 @lru_cache(maxsize=256)
-def _predictor(
-    model: str, hardware: str, precision: str, engine: str, layout: Layout
-) -> Predictor:
-    moe_ranks = layout.moe_tp * layout.moe_ep
+def _predictor(model: str, hardware: str, precision: str, engine: str, layout: Layout) -> Predictor:
     return Predictor(
         presets.model(model),
         Mesh(tp=layout.tp, pp=layout.pp),
@@ -188,7 +184,12 @@ def _served(setting: Setting, layout: Layout, users: int | None) -> Served:
     if users is None:
         most = int(tokens / (setting.prompt + setting.answer / 2))
         users = min(practice.most_running, most) * layout.attention_dp
-        load = Load(users // layout.attention_dp, setting.prompt, setting.answer, 3 * users // layout.attention_dp)
+        load = Load(
+            users // layout.attention_dp,
+            setting.prompt,
+            setting.answer,
+            3 * users // layout.attention_dp,
+        )
     else:
         own = max(1, users // layout.attention_dp)
         run = setting.run

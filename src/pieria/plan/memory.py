@@ -7,8 +7,8 @@ nor how much a device has.
 from dataclasses import dataclass
 
 from pieria.engine.resolve import Need
-from pieria.models.parts import Linear, Module
 from pieria.models.moe import Stack
+from pieria.models.parts import Linear, Module
 from pieria.plan.precision import Precision
 from pieria.plan.spread import Spread
 from pieria.plan.trace import Traced

@@ -17,6 +17,8 @@ class Practice:
     tuned_blocks: products with a scale for each block of weights are as good as with one for all.
     grouped: experts are one product of each one's rows, as fast as a plain one of as many rows.
     graph_tokens: steps of single tokens, and at most so many, are replayed from a captured graph.
+    expert_launches: of one layer's experts: tokens are sorted, gathered and added up around two
+    products, each of rounded and scaled rows.
     launch_seconds: host time of one kernel that is not replayed; None: the device's own launch
     cost. host_seconds, host_each: of each step, and for each request in it, on the host while the
     device waits. overlap: share of the shorter of computing and exchanging that runs beside the
@@ -35,6 +37,7 @@ class Practice:
     graph_tokens: int
     tuned_blocks: bool = False
     grouped: bool = False
+    expert_launches: int = 9
     launch_seconds: float | None = None
     host_seconds: float = 0.0
     host_each: float = 0.0
@@ -102,11 +105,14 @@ TRTLLM = replace(
     chunked=False,
     tuned_blocks=True,
     grouped=True,
+    expert_launches=2,
     launch_seconds=LAUNCH_SECONDS,
     pipelined=True,
     most_running=2048,
 )
-"""Both prepare a step on the host while the device computes the one before, so that it never waits
+"""expert_launches: torch.ops.trtllm.fused_moe does all that follows the choice of experts.
+
+Both prepare a step on the host while the device computes the one before, so that it never waits
 for more than launches.
 """
 

@@ -27,8 +27,8 @@ from pieria.plan.memory import RankMemory, rank_memory
 from pieria.plan.practice import ENGINE, Practice
 from pieria.plan.precision import PRECISIONS, Precision
 from pieria.plan.routing import BALANCED, Routing
-from pieria.plan.spread import Spread
 from pieria.plan.spans import Span, SpanTimer
+from pieria.plan.spread import Spread
 from pieria.plan.timing import Timing
 from pieria.plan.trace import Traced
 from pieria.plan.work import Attention, Exchange, Latents, Work
@@ -43,7 +43,7 @@ BLOCK = 512
 
 @dataclass(frozen=True)
 class Line:
-    """One call of an explained step. stage: of the pipeline. source: where its seconds come from."""
+    """One call of an explained step. stage: of the pipeline. source: of its seconds."""
 
     stage: int
     work: Work
@@ -223,15 +223,17 @@ class _Stage:
             alone = [s for q, s in pairs if q == 1]
             prompts = [(q, q + s) for q, s in pairs if q > 1]
             context = sum(alone) + len(alone)
-        spans = {None: Span(len(alone), context, context, prompts)}
+        spans: dict[int | None, Span] = {None: Span(len(alone), context, context, prompts)}
         for window in self.windows:
-            seen = sum([s + 1 if s < window else window for s in alone])
+            seen = sum([s + 1 if window is None or s < window else window for s in alone])
             spans[window] = Span(len(alone), context, seen, prompts)
         for timer, times in self.spans:
             computing += times * timer.seconds(spans[timer.window])
         return timing.run(computing, exchanging, kernels, singles, tokens, count)[0]
 
-    def _block(self, found: list[Term], block: int, feature: int) -> tuple[list[float], list[float]]:
+    def _block(
+        self, found: list[Term], block: int, feature: int
+    ) -> tuple[list[float], list[float]]:
         """Seconds of computing and exchanging for BLOCK numbers of tokens or of draws."""
         numbers = np.arange(block * BLOCK, (block + 1) * BLOCK, dtype=float)
         features: list[Any] = [0.0] * 4

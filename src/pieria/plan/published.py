@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 COLUMNS = (
     *("kind", "model", "hardware", "n_gpus", "parallelism", "precision", "batch"),
@@ -76,7 +77,8 @@ def rows(path: Path) -> Iterator[Row]:
                 at = f"{path}, line {reader.line_num}"
                 raise ValueError(f"{at}: value={line['value']!r} is not a number") from error
             numbers = {name: _number(line[name]) for name in ("n_gpus", "seq_in", "seq_out")}
-            yield Row(**{**{name: line[name] for name in COLUMNS}, **numbers, "value": value})
+            fields: dict[str, Any] = {name: line[name] for name in COLUMNS}
+            yield Row(**{**fields, **numbers, "value": value})
 
 
 def layout(text: str) -> Layout:

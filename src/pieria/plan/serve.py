@@ -8,7 +8,6 @@ from pathlib import Path
 
 from pieria.engine.scheduler import SchedulerConfig
 from pieria.hardware import catalog
-from pieria.hardware.cluster import ClusterSpec
 from pieria.models.catalog import CATALOG
 from pieria.models.checkpoint import open_checkpoint
 from pieria.models.config import ModelConfig
@@ -85,7 +84,6 @@ def target(
     count = cards or counted or int(cluster.cards.value)
     if count < 1:
         raise ValueError(f"--cards {count} must be at least 1")
-    _check_reach(cluster, count)
     subject = Subject(
         model,
         described(model),
@@ -164,12 +162,6 @@ def _limits(seqs: int, tokens: int, engine: EngineOptions) -> SchedulerConfig:
 def _precision(name: str, kv: str) -> Precision:
     found = precision(name)
     return replace(found, kv_bytes=1) if kv == "fp8" else found
-
-
-def _check_reach(cluster: ClusterSpec, cards: int) -> None:
-    """ValueError if the cluster does not join so many."""
-    if cards > 1:
-        cluster.fabric(cards)
 
 
 def _preset_names() -> str:

@@ -7,6 +7,7 @@ data: seconds, bytes, tokens, and where the numbers behind them come from.
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from pieria.engine.pages import most_pages
 from pieria.engine.plan import Chunk, Draw, StepPlan
 from pieria.plan.arrangement import Arrangement
 from pieria.plan.handover import Handover
@@ -184,10 +185,14 @@ def summary(found: Simulation, workload: Workload, cards: int) -> Summary:
 
 @dataclass(frozen=True)
 class Capacity:
-    """Requests of `context` tokens that all replicas hold at once: in the cache, and with seats."""
+    """Requests of `context` tokens that all replicas hold at once.
+
+    in_memory: if all that weights and intermediates leave were cache. at_once: in the cache as it
+    is, which is no larger than all seats need, and with seats.
+    """
 
     context: int
-    in_cache: int
+    in_memory: int
     at_once: int
 
 
@@ -196,8 +201,15 @@ def capacities(placed: Placed) -> tuple[Capacity, ...]:
     seats = replica.scheduler.max_num_seqs
     found = []
     for context in (*(c for c in CONTEXTS if c < replica.max_model_len), replica.max_model_len):
-        held = replica.concurrent(context)
-        found.append(Capacity(context, held * dp, min(held, seats) * dp))
+        pages = most_pages(replica.windows, replica.page_tokens, context, 1)
+        # A running request has two states; see `Scheduler`.
+        held = min(
+            (use.cache + use.free) // each
+            for use, rank in zip(placed.memory, placed.predictor.memory, strict=True)
+            if (each := pages * rank.need.page + 2 * (rank.need.state or 0))
+        )
+        at_once = min(replica.concurrent(context), seats)
+        found.append(Capacity(context, held * dp, at_once * dp))
     return tuple(found)
 
 
@@ -325,6 +337,8 @@ def estimate(way: Way, workload: Workload) -> Estimate:
         rate = last.arrangement.dp / (
             prompt * max(0.0, mixed - each * seats) / beside + answer * each
         )
+    if practice.front_token:
+        rate = min(rate, 1 / (practice.front_token * prompt))
     return Estimate(front + alone, tpot, rate)
 
 

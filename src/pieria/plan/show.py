@@ -28,7 +28,12 @@ def tables(report: ServeReport, explain: bool = False) -> Iterator[Table]:
         yield assumed(report)
 
 
+MOST_ROWS = 16
+"""Ways in a table, besides those that none beats; JSON has all."""
+
+
 def ways(report: ServeReport) -> Table:
+    hidden = [i for i in range(MOST_ROWS, len(report.evaluated)) if i not in report.pareto]
     table = Table(
         "layout",
         "weights",
@@ -41,9 +46,12 @@ def ways(report: ServeReport) -> Table:
         "",
         title=f"{report.model} on {report.cards} x {report.device}: {report.workload}",
         caption=f"SLO: {report.slo}; as {report.practice}, {report.routing} routing;"
-        " *: no other way is better in everything",
+        " *: no other way is better in everything"
+        + (f"; {len(hidden)} more are worse" if hidden else ""),
     )
     for place, one in enumerate(report.evaluated):
+        if place in hidden:
+            continue
         s, label = one.summary, one.label
         table.add_row(
             str(label),
@@ -105,8 +113,8 @@ def memory(one: Evaluated) -> Table:
     for use in one.memory:
         sizes = (use.weights, use.activations + use.buffers, use.cache, use.free, use.reserved)
         table.add_row(str(use.stage), *map(format_size, sizes))
-    held = ", ".join(f"{c.context}: {c.at_once} ({c.in_cache})" for c in one.capacities)
-    table.caption = f"requests at once of so many tokens (as the cache alone allows): {held}"
+    held = ", ".join(f"{c.context}: {c.at_once} ({c.in_memory})" for c in one.capacities)
+    table.caption = f"requests at once of so many tokens (as memory alone allows): {held}"
     return table
 
 
@@ -135,8 +143,10 @@ def curve(report: ServeReport) -> Table:
 
 def rejected(report: ServeReport) -> Table:
     table = Table("left out", "because", title="not simulated")
-    for one in report.rejected:
+    for one in report.rejected[:MOST_ROWS]:
         table.add_row(one.name, one.reason)
+    if len(report.rejected) > MOST_ROWS:
+        table.caption = f"and {len(report.rejected) - MOST_ROWS} more"
     return table
 
 

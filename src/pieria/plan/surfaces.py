@@ -77,7 +77,7 @@ class Surfaces:
         self._made: dict[Any, Grid] = {}
 
     def _table(self, name: str) -> tuple[Table, Roof]:
-        """And the least times of the device that it was measured on: the reference's own, if not."""
+        """And the least times of the device it was measured on: the reference, if no other."""
         if name in self.tables:
             return self.tables[name], self.roof
         return load(SYSTEMS[REFERENCE])[name], Roof(catalog.device(REFERENCE))
@@ -117,7 +117,9 @@ class Surfaces:
             seen = np.minimum(context, w) if w else context
             if phase == "context":
                 pairs = np.where(
-                    seen < context, seen * context - seen * (seen - 1) / 2, context * (context + 1) / 2
+                    seen < context,
+                    seen * context - seen * (seen - 1) / 2,
+                    context * (context + 1) / 2,
                 )
                 queries, read = requests * context, requests * context
             else:
@@ -237,7 +239,7 @@ def experts_cost(
 
 
 def expanded_cost(pairs: Any, tokens: Any, heads: int) -> tuple[Any, Any]:
-    """(flops, bytes) of attention over keys of 192 and values of 128 numbers, made for each head."""
+    """(flops, bytes) of attention over each head's own keys of 192 and values of 128 numbers."""
     return 2.0 * heads * (192 + 128) * pairs, 2.0 * heads * (2 * 192 + 2 * 128) * tokens
 
 
@@ -250,7 +252,9 @@ def _nearest(
     keys: Sequence[tuple[str, ...]], wanted: Sequence[float], weights: Sequence[float]
 ) -> tuple[str, ...]:
     """The key whose first numbers are closest in logarithms."""
-    return min(keys, key=lambda k: _distance([int(part) for part in k[: len(wanted)]], wanted, weights))
+    return min(
+        keys, key=lambda k: _distance([int(part) for part in k[: len(wanted)]], wanted, weights)
+    )
 
 
 def _distance(

@@ -80,17 +80,16 @@ class Timing:
         return Seconds(self.spans(work).seconds(span), source)
 
     def kernels(self, work: Work) -> int:
-        """How many kernels engines launch for a call: what is not in `work` as a call of its own.
+        """How many launches a call is for engines: of what is not in `work` as a call of its own.
 
-        Inputs of products in 8 bits are rounded and scaled first; experts need tokens sorted,
-        gathered and added up around two products; keys and values of latents are made, joined and
-        written.
+        Inputs of products in 8 bits are rounded and scaled first; keys and values of latents are
+        made, joined and written.
         """
         if isinstance(work, Product):
             rounded = work.place == "layer" and self.precision.weight_bytes < 2
             return 1 + rounded + work.gated
         if isinstance(work, Experts):
-            return 9
+            return self.practice.expert_launches
         if isinstance(work, Latents):
             return 6
         return 2 if isinstance(work, Attention) else 1

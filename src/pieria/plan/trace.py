@@ -80,21 +80,21 @@ class Traced:
         return forward.steps, ending.steps
 
 
-class _Recorder(TorchDispatchMode):
+class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Collects op calls, and what happens between them, in order."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.steps: list[ops.Call | Glue] = []
         self._tracing = ops.trace()
 
     def __enter__(self) -> "_Recorder":
         self._calls = self._tracing.__enter__()
-        super().__enter__()
+        super().__enter__()  # type: ignore[no-untyped-call]
         return self
 
     def __exit__(self, *error: Any) -> None:
-        super().__exit__(*error)
+        super().__exit__(*error)  # type: ignore[no-untyped-call]
         self._tracing.__exit__(*error)
         self._flush()
 

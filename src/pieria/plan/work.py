@@ -238,4 +238,3 @@ MAKERS: dict[str, Callable[[ops.Call], Work]] = {
     **dict.fromkeys(("all_reduce", "all_gather", "broadcast", "send", "receive"), _exchange),
 }
 """What is timed by its shape; any other op is what it costs."""
-

@@ -65,6 +65,4 @@ async def version(exchange: Exchange) -> None:
 def _card(name: str, state: ServerState) -> ModelCard:
     length = UNSET if state.served is None else state.served.engine.max_model_len
     virtual = state.virtual or UNSET
-    return ModelCard(
-        id=name, created=state.created, max_model_len=length, virtual_device=virtual
-    )
+    return ModelCard(id=name, created=state.created, max_model_len=length, virtual_device=virtual)

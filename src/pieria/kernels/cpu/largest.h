@@ -1,6 +1,6 @@
 // The largest of a row of numbers, in order, without sorting the row.
 //
-// One pass notes of every sixteen numbers the largest. Those few say where the largest numbers of
+// One pass notes the largest of every few numbers. These maxima say where the largest numbers of
 // the row are, and bound from below as many of them as are wanted.
 #pragma once
 
@@ -17,7 +17,7 @@ namespace pieria {
 enum LargestPurpose { MAXIMA = 12, ENTRIES };
 
 constexpr float INFINITE = std::numeric_limits<float>::infinity();
-constexpr int64_t GROUP_VECTORS = 16, GROUP = GROUP_VECTORS * LANES;
+constexpr int64_t GROUP = 256, GROUP_VECTORS = GROUP / LANES;
 
 // Numbers in groups; what the last one lacks is minus infinity.
 template <class T>
@@ -69,8 +69,8 @@ float largest(const Row<T>& row, f32* maxima) {
     return max(all);
 }
 
-// body(place, number) for numbers that are not below `least`, but below `end`, in order; padding may
-// be among them if `least` is minus infinity.
+// body(place, number) for numbers that are not below `least`, but below `end`, in order; padding
+// may be among them if `least` is minus infinity.
 template <class T, class Body>
 void each_between(const Row<T>& row, const f32* maxima, float least, float end, Body&& body) {
     for (int64_t g = 0; g < row.groups; ++g) {
@@ -102,7 +102,7 @@ int64_t place_of(const Row<T>& row, const f32* maxima, float number) {
     return 0;
 }
 
-// What lies at or above a number: enough, too little, or it is not known; and how many numbers.
+// Whether what lies at or above a number is enough, and how many numbers that are.
 enum Reach { TOO_LITTLE, ENOUGH, UNKNOWN };
 struct Reached {
     Reach reach;
@@ -214,7 +214,7 @@ Sorted sorted(const Row<T>& row, const f32* maxima, float least, float end) {
 }
 
 struct Largest {
-    Sorted found;
+    Sorted numbers;
     bool all;  // no number of at least `least` is missing
 };
 

@@ -36,10 +36,10 @@ struct PagedAttention {
     const int64_t* contexts;  // [requests]
     int64_t requests;
     double scale;
-    int64_t window;    // 0: none
-    double soft_cap;   // 0: none
+    int64_t window;     // 0: none
+    double soft_cap;    // 0: none
     const void* sinks;  // [heads]; null: none
-    void* out;         // [tokens, heads, values.size]
+    void* out;          // [tokens, heads, values.size]
 };
 
 enum Purpose { WORK = 2, RESULTS };
@@ -62,9 +62,8 @@ inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 // a * b + c, rounded once where the processor can, whatever the compiler makes of its neighbours.
 inline f32 multiply_add(f32 a, f32 b, f32 c) {
 #if defined(__AVX512F__)
-    return reinterpret_cast<f32>(_mm512_fmadd_ps(reinterpret_cast<__m512>(a),
-                                                 reinterpret_cast<__m512>(b),
-                                                 reinterpret_cast<__m512>(c)));
+    return reinterpret_cast<f32>(_mm512_fmadd_ps(
+        reinterpret_cast<__m512>(a), reinterpret_cast<__m512>(b), reinterpret_cast<__m512>(c)));
 #else
     return a * b + c;
 #endif
@@ -429,7 +428,8 @@ struct Plan {
             if (request.rows == 0) continue;
             // A request without keys has no work, but rows that are to be zero.
             add(a, request,
-                std::max<int64_t>(1, ceil_div(work_of(a, request) * wanted, std::max<int64_t>(1, work))));
+                std::max<int64_t>(
+                    1, ceil_div(work_of(a, request) * wanted, std::max<int64_t>(1, work))));
         }
     }
 
@@ -437,7 +437,7 @@ struct Plan {
     std::vector<Task> tasks;
     int64_t results = 0;  // floats
 
-   private:
+ private:
     // Counted in rows through a block; to make a block ready is worth as much as a few.
     static int64_t work_of(const PagedAttention& a, const Request& request) {
         if (request.rows == 0) return 0;
@@ -454,7 +454,8 @@ struct Plan {
             by_row > 1 ? 1 : std::clamp<int64_t>(ceil_div(wanted, few ? 1 : a.groups), 1, blocks);
         const int64_t by_group = few ? std::min(a.groups, ceil_div(wanted, by_block)) : a.groups;
         const int64_t rows = std::max(ceil_div(wanted, by_group * by_block), by_row);
-        const int64_t step = std::max<int64_t>(ceil_div(ceil_div(request.rows, rows), MAX_ROWS), 4) * MAX_ROWS;
+        const int64_t step =
+            std::max<int64_t>(ceil_div(ceil_div(request.rows, rows), MAX_ROWS), 4) * MAX_ROWS;
         // Later rows see more keys, and long tasks should start first.
         for (int64_t row = (request.rows - 1) / step * step; row >= 0; row -= step) {
             Part part(a, request, row, std::min(step, request.rows - row));
@@ -516,7 +517,9 @@ struct Worker {
           columns(padded(a.values.size)) {
         const int64_t key_steps = ceil_div(a.keys.size, CHUNK<T>) * CHUNK<T> / M::DEPTH;
         int64_t bytes = 0;
-        const auto place = [&](int64_t size) { return std::exchange(bytes, bytes + ceil_div(size, 64) * 64); };
+        const auto place = [&](int64_t size) {
+            return std::exchange(bytes, bytes + ceil_div(size, 64) * 64);
+        };
         const int64_t at_keys = place(BLOCK * key_steps * sizeof(typename M::B));
         const int64_t at_values = place(BLOCK / M::DEPTH * columns * sizeof(typename M::B));
         const int64_t at_scores = place(MAX_ROWS * STRIDE * sizeof(float));
@@ -536,7 +539,8 @@ struct Worker {
 
     void run(const Task& task, float* results) {
         for (int64_t g = 0; g < task.groups; ++g)
-            for (int64_t tile = 0; tile < part.tiles(); ++tile) pack_queries(task.group + g, g, tile);
+            for (int64_t tile = 0; tile < part.tiles(); ++tile)
+                pack_queries(task.group + g, g, tile);
         if (!results) clear(task.groups);
         Offsets offsets[2];
         if (task.blocks) offsets[0].find(a, part, task.block);
@@ -551,7 +555,8 @@ struct Worker {
                 const Tokens<T> k = tokens(a.keys, here.keys, group),
                                 v = tokens(a.values, here.values, group);
                 const Tokens<T> next_k = any ? tokens(a.keys, next.keys, next_group) : Tokens<T>{},
-                                next_v = any ? tokens(a.values, next.values, next_group) : Tokens<T>{};
+                                next_v =
+                                    any ? tokens(a.values, next.values, next_group) : Tokens<T>{};
                 float* result = nullptr;
                 if (results)
                     result = results + ((task.block + b - part.block) * a.groups + group) *
@@ -574,7 +579,8 @@ struct Worker {
             const float* result = results + (b * a.groups + group) * result_size(a, part);
             const float* from = result + part.tiles() * 2 * LANES;
             for (int64_t tile = 0; tile < part.tiles(); ++tile) {
-                const State more{load(result + tile * 2 * LANES), load(result + tile * 2 * LANES + LANES)};
+                const State more{load(result + tile * 2 * LANES),
+                                 load(result + tile * 2 * LANES + LANES)};
                 const Joined joined(states[tile], more);
                 for (int64_t row = part.first_row(tile); row < part.first_row(tile + 1); ++row) {
                     const int64_t lane = row - part.first_row(tile);
@@ -587,7 +593,7 @@ struct Worker {
         for (int64_t tile = 0; tile < part.tiles(); ++tile) finish(group, 0, tile);
     }
 
-   private:
+ private:
     static Tokens<T> tokens(const Cache& cache, const int64_t* offsets, int64_t group) {
         return {static_cast<const T*>(cache.data) + group * cache.head_stride, offsets};
     }
@@ -652,9 +658,8 @@ struct Worker {
                     store(scores + r * STRIDE + p * PANEL + i * LANES, c[r][i]);
         }
 
-        const State more =
-            weigh<T>(scores, R, seen, begin * PANEL_VECTORS, end * PANEL_VECTORS,
-                     static_cast<float>(a.scale), static_cast<float>(a.soft_cap));
+        const State more = weigh<T>(scores, R, seen, begin * PANEL_VECTORS, end * PANEL_VECTORS,
+                                    static_cast<float>(a.scale), static_cast<float>(a.soft_cap));
         float *into = mixed + (g * part.rows + first) * columns, factors[2][LANES];
         if (result) {
             store(result + tile * 2 * LANES, more.most);
@@ -670,7 +675,8 @@ struct Worker {
         for (int64_t column = 0; column < columns; column += PANEL) {
             auto* panel = values + (once ? 0 : column / PANEL * value_size);
             if (packs)
-                pack_values(v, next_v, all_begin * PANEL, all_end * PANEL, column, a.values.size, panel);
+                pack_values(v, next_v, all_begin * PANEL, all_end * PANEL, column, a.values.size,
+                            panel);
             const int64_t skipped = begin * PANEL / M::DEPTH;
             f32 c[R][PANEL_VECTORS] = {};
             multiply_rows<M, R>((end - begin) * PANEL / M::DEPTH, weights + skipped,
@@ -678,8 +684,8 @@ struct Worker {
             for (int r = 0; r < R; ++r)
                 for (int i = 0; i < PANEL_VECTORS; ++i) {
                     float* to = into + r * columns + column + i * LANES;
-                    store(to, result ? c[r][i]
-                                     : join(load(to), factors[0][r], c[r][i], factors[1][r]));
+                    store(to,
+                          result ? c[r][i] : join(load(to), factors[0][r], c[r][i], factors[1][r]));
                 }
         }
     }
@@ -734,7 +740,8 @@ void attention_of(const PagedAttention& a) {
     parallel(static_cast<int64_t>(plan.tasks.size()), [&](int64_t i) {
         const Task& task = plan.tasks[i];
         const Part& part = plan.parts[task.part];
-        Worker<T>(a, part, task.groups).run(task, part.results < 0 ? nullptr : results + part.results);
+        Worker<T>(a, part, task.groups)
+            .run(task, part.results < 0 ? nullptr : results + part.results);
     });
     if (!plan.results) return;
     parallel(static_cast<int64_t>(plan.parts.size()) * a.groups, [&](int64_t i) {

@@ -95,7 +95,7 @@ class Recording(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 def _shares(out: Any, x: Tensor) -> bool:
-    """Whether what came out is x seen otherwise: what may be a view, such as `to`, may be a copy."""
+    """Whether what came out is x seen otherwise. What may be a view, as `to`, may be a copy."""
     storage = x.untyped_storage().data_ptr()
     found = out if isinstance(out, list | tuple) else (out,)
     return all(part.untyped_storage().data_ptr() == storage for part in found)

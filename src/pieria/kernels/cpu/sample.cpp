@@ -41,14 +41,14 @@ enum Purpose { ADJUSTED = 14, WEIGHTS };
 
 constexpr uint64_t STEP = 0x9E3779B97F4A7C15;
 // How many of the likeliest tokens are looked at first, and then, where it is not known how many it
-// takes; as few as the second are sorted in the end.
+// takes. No more than the second are put in order.
 constexpr int64_t FEW = 128, MANY = 2048;
 constexpr float LOWEST = std::numeric_limits<float>::lowest();
 
-using u64 = uint64_t __attribute__((vector_size(64)));
-using f64 = double __attribute__((vector_size(64)));
-using half_f32 = float __attribute__((vector_size(32)));
-constexpr int WIDE_LANES = 8;
+using u64 = uint64_t __attribute__((vector_size(sizeof(f32))));
+using f64 = double __attribute__((vector_size(sizeof(f32))));
+using half_f32 = float __attribute__((vector_size(sizeof(f32) / 2)));
+constexpr int WIDE_LANES = LANES / 2;
 
 // SplitMix64 but for its last step, `bits ^ bits >> 31`, which leaves the upper 31 bits.
 template <class U>
@@ -67,9 +67,9 @@ inline f64 wide_exp_of_negative(f64 x) {
     const f64 n = shifted - shift;
     const f64 r = (y - n * 6.93147180369123816490e-01) - n * 1.90821492927058770002e-10;
     f64 p = 1.0 / 6227020800 - f64{};
-    for (const double factor : {1.0 / 479001600, 1.0 / 39916800, 1.0 / 3628800, 1.0 / 362880,
-                                1.0 / 40320, 1.0 / 5040, 1.0 / 720, 1.0 / 120, 1.0 / 24, 1.0 / 6,
-                                1.0 / 2, 1.0, 1.0})
+    for (const double factor :
+         {1.0 / 479001600, 1.0 / 39916800, 1.0 / 3628800, 1.0 / 362880, 1.0 / 40320, 1.0 / 5040,
+          1.0 / 720, 1.0 / 120, 1.0 / 24, 1.0 / 6, 1.0 / 2, 1.0, 1.0})
         p = p * r + factor;
     // The low bits of `shifted` are n.
     const u64 scaled = reinterpret_cast<u64>(p) + (reinterpret_cast<u64>(shifted) << 52);
@@ -153,7 +153,8 @@ void enter_all(Contest& contest, const Row<T>& row, const f32* maxima, float top
         for (int lane = 0; lane < LANES; ++lane) {
             const uint64_t hash = lane < WIDE_LANES ? low[lane] : high[lane - WIDE_LANES];
             if (hash < thresholds[lane]) continue;
-            for (int64_t i = g * GROUP + lane; i < std::min(row.size, (g + 1) * GROUP); i += LANES) {
+            for (int64_t i = g * GROUP + lane; i < std::min(row.size, (g + 1) * GROUP);
+                 i += LANES) {
                 const float logit = widen(row.numbers[i]);
                 if (limit.admits(i, logit)) contest.enter(i, logit);
             }
@@ -187,8 +188,8 @@ struct Weights {
         int64_t count;
     };
 
-    // Of logits that are not below a number. What is rounded comes to less than 2e-5: in exponents
-    // of up to 126, and in sums of 16.
+    // Of logits that are not below a number. The roundings in exponents of up to 126 and in sums
+    // of a group's vectors come to less than 2e-5.
     Above above(float from) const {
         f64 sums[2] = {};
         i32 count = {};
@@ -256,7 +257,9 @@ struct Weights {
         return __builtin_convertvector(halves[i], f64);
     }
     static double total(f64 v) {
-        return ((v[0] + v[4]) + (v[2] + v[6])) + ((v[1] + v[5]) + (v[3] + v[7]));
+        double sum = 0;
+        for (int lane = 0; lane < WIDE_LANES; ++lane) sum += v[lane];
+        return sum;
     }
 };
 
@@ -270,7 +273,8 @@ int64_t reaching(const double* weights, int64_t count, double before, Interval w
     return count;
 }
 
-// How many of the likeliest tokens top_p leaves; `count` if more than these. all: more do not count.
+// How many of the likeliest tokens top_p leaves; `count` if more than these. all: more do not
+// count.
 template <class T>
 int64_t leading(const Weights<T>& of, Sorted tokens, double top_p, bool all) {
     const double* weights = of.exact(tokens);
@@ -297,7 +301,7 @@ Limit cut(const Weights<T>& of, double top_p) {
     const Interval all = of.above(of.least).sum;
     const auto reach = [&](float x) {
         const auto found = of.above(x);
-        const Reach reach = found.sum.low >= top_p * all.high   ? ENOUGH
+        const Reach reach = found.sum.low >= top_p * all.high  ? ENOUGH
                             : found.sum.high < top_p * all.low ? TOO_LITTLE
                                                                : UNKNOWN;
         return Reached{reach, found.count};
@@ -306,8 +310,7 @@ Limit cut(const Weights<T>& of, double top_p) {
     const auto exact = of.exact(range.above);
     const double wanted = top_p * exact.all;
     const Sorted tokens = sorted(of.row, of.maxima, range.below, range.above);
-    const int64_t left =
-        reaching(of.exact(tokens), tokens.count, exact.above, {wanted, wanted});
+    const int64_t left = reaching(of.exact(tokens), tokens.count, exact.above, {wanted, wanted});
     if (left == 0) return {range.above};
     const uint64_t last = tokens.entries[left - 1];
     return {number_in(last), place_in(last)};
@@ -349,9 +352,8 @@ int64_t drawn(const Sample& a, int64_t r, const Row<T>& row, const f32* maxima, 
     if (!a.temperature || !(a.temperature[r] > 0) || !std::isfinite(top))
         return place_of(row, maxima, top);
     Contest contest(a.keys[r], a.temperature[r], top);
-    const float least = a.min_p && a.min_p[r] != 0
-                            ? least_of(contest.temperature, top, a.min_p[r])
-                            : LOWEST;
+    const float least =
+        a.min_p && a.min_p[r] != 0 ? least_of(contest.temperature, top, a.min_p[r]) : LOWEST;
     if (!(top >= least)) return 0;
     if (top_p < 1 || (top_k > 0 && top_k < row.size))
         enter_likeliest(contest, row, maxima, top, least, top_k, top_p);
@@ -360,47 +362,50 @@ int64_t drawn(const Sample& a, int64_t r, const Row<T>& row, const f32* maxima, 
     return contest.token;
 }
 
-// body(token, value) for each of the row's triplets. sorted: whether they are by row.
-template <class Body>
-void each_of(const Triplets& all, bool sorted, int64_t row, Body&& body) {
-    const int64_t* end = all.rows + all.count;
-    for (const int64_t* at = sorted ? std::lower_bound(all.rows, end, row) : all.rows; at < end;
-         ++at) {
-        if (*at == row)
-            body(all.tokens[at - all.rows], all.values[at - all.rows]);
-        else if (sorted)
-            break;
+// Triplets, and whether their rows rise, so that those of a row are found without looking at all.
+struct ByRow {
+    const Triplets& all;
+    bool rising;
+
+    explicit ByRow(const Triplets& t) : all(t), rising(std::is_sorted(t.rows, t.rows + t.count)) {}
+
+    // body(token, value) for each of the row's.
+    template <class Body>
+    void each(int64_t row, Body&& body) const {
+        const int64_t* end = all.rows + all.count;
+        const int64_t* at = rising ? std::lower_bound(all.rows, end, row) : all.rows;
+        for (; at < end && (*at == row || !rising); ++at)
+            if (*at == row) body(all.tokens[at - all.rows], all.values[at - all.rows]);
     }
-}
+};
 
 // The product in float32, which no compiler joins with a sum: in float64 it is exact.
 float product(float a, float b) { return static_cast<float>(static_cast<double>(a) * b); }
 
 float penalized(const Sample& a, int64_t r, float logit, float times) {
-    if (a.repetition)
-        logit = logit > 0 ? logit / a.repetition[r] : product(logit, a.repetition[r]);
+    if (a.repetition) logit = logit > 0 ? logit / a.repetition[r] : product(logit, a.repetition[r]);
     if (a.frequency) logit -= product(a.frequency[r], times);
     if (a.presence) logit -= times > 0 ? a.presence[r] : 0.0f;
     return logit;
 }
 
 template <class T>
-int64_t token_of(const Sample& a, int64_t r, bool biases_sorted, bool history_sorted) {
+int64_t token_of(const Sample& a, int64_t r, const ByRow& bias, const ByRow& history) {
     const Row<T> row(static_cast<const T*>(a.logits) + r * a.stride, a.vocabulary);
     auto* maxima = scratch<f32>(MAXIMA, row.groups);
     const float top = largest(row, maxima);
     if (!std::isfinite(top)) return -1;
     bool changed = false;
     const auto see = [&](int64_t, float) { changed = true; };
-    each_of(a.bias, biases_sorted, r, see);
-    each_of(a.history, history_sorted, r, see);
+    bias.each(r, see);
+    history.each(r, see);
     if (!changed) return drawn(a, r, row, maxima, top);
     auto* logits = scratch<float>(ADJUSTED, a.vocabulary);
     const int64_t whole = a.vocabulary / LANES * LANES;
     for (int64_t i = 0; i < whole; i += LANES) store(logits + i, load(row.numbers + i));
     for (int64_t i = whole; i < a.vocabulary; ++i) logits[i] = widen(row.numbers[i]);
-    each_of(a.bias, biases_sorted, r, [&](int64_t token, float value) { logits[token] += value; });
-    each_of(a.history, history_sorted, r, [&](int64_t token, float times) {
+    bias.each(r, [&](int64_t token, float value) { logits[token] += value; });
+    history.each(r, [&](int64_t token, float times) {
         logits[token] = penalized(a, r, logits[token], times);
     });
     const Row<float> adjusted(logits, a.vocabulary);
@@ -410,11 +415,10 @@ int64_t token_of(const Sample& a, int64_t r, bool biases_sorted, bool history_so
 }  // namespace
 
 PIERIA_KERNEL(sample, Sample) {
-    const auto sorted = [](const Triplets& t) { return std::is_sorted(t.rows, t.rows + t.count); };
-    const bool biases = sorted(a.bias), history = sorted(a.history);
+    const ByRow bias(a.bias), history(a.history);
     with_type(a.dtype, [&]<class T>(T) {
         parallel_rows(a.rows, a.vocabulary, [&](int64_t first, int64_t last) {
-            for (int64_t r = first; r < last; ++r) a.tokens[r] = token_of<T>(a, r, biases, history);
+            for (int64_t r = first; r < last; ++r) a.tokens[r] = token_of<T>(a, r, bias, history);
         });
     });
 }

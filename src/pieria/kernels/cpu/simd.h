@@ -187,8 +187,8 @@ inline uint32_t bits(i32 holds) {
 #elif defined(__AVX2__)
     __m256 halves[2];
     std::memcpy(halves, &holds, sizeof holds);
-    return static_cast<uint32_t>(_mm256_movemask_ps(halves[0]) |
-                                 _mm256_movemask_ps(halves[1]) << 8);
+    return static_cast<uint32_t>(_mm256_movemask_ps(halves[0]) | _mm256_movemask_ps(halves[1])
+                                                                     << 8);
 #else
     uint32_t found = 0;
     for (int i = 0; i < LANES; ++i) found |= static_cast<uint32_t>(holds[i] & 1) << i;

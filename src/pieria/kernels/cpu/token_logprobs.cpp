@@ -65,7 +65,7 @@ void report(const TokenLogprobs& a, int64_t r) {
     a.logprobs[r] = static_cast<float>(widen(row.numbers[a.tokens[r]]) - total);
     a.ranks[r] = 1 + all.likelier;
     if (a.top == 0) return;
-    const Sorted found = largest_of(row, maxima, top, a.top, -INFINITE).found;
+    const Sorted found = largest_of(row, maxima, top, a.top, -INFINITE).numbers;
     for (int64_t i = 0; i < a.top; ++i) {
         // With a NaN among them there may be too few.
         const bool there = i < found.count;

@@ -18,9 +18,7 @@ from pieria.ops.latent_attention import attend_latents
 from pieria.ops.paged_attention import gathered
 
 
-def _supports(
-    q_THC: Tensor, q_THK: Tensor, cache_PNL: Tensor, *rest: Any, **options: Any
-) -> bool:
+def _supports(q_THC: Tensor, q_THK: Tensor, cache_PNL: Tensor, *rest: Any, **options: Any) -> bool:
     return cache_PNL.is_contiguous() and q_THC.dtype == cache_PNL.dtype
 
 
