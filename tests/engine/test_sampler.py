@@ -2,6 +2,8 @@
 
 import math
 from array import array
+from collections.abc import Iterator
+from dataclasses import fields
 from typing import Any
 
 import pytest
@@ -13,14 +15,19 @@ from torch import Tensor
 from pieria import ops
 from pieria.engine.plan import Draw, Logprob
 from pieria.engine.sampler import draw, logprobs
+from pieria.kernels.cpu import native
 from pieria.ops.sample import gumbel
 
 VOCABULARY = 40
+BACKENDS = {"reference": torch.float64, "torch": torch.float64}
+"""Each with the widest dtype that it takes."""
+if native.available():
+    BACKENDS["cpu"] = torch.float32
 
 
-def logits(rows: int, seed: int = 0) -> Tensor:
+def logits(rows: int, dtype: torch.dtype, seed: int = 0) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
-    return torch.randn(rows, VOCABULARY, generator=generator, dtype=torch.float64) * 3
+    return torch.randn(rows, VOCABULARY, generator=generator, dtype=dtype) * 3
 
 
 def naive(logits_V: list[float], d: Draw) -> int:
@@ -84,23 +91,25 @@ DRAWS = st.builds(
 )
 
 
-@pytest.fixture(scope="module", autouse=True, params=["reference", "torch"])
-def backend(request: pytest.FixtureRequest) -> None:
+@pytest.fixture(scope="module", autouse=True, params=BACKENDS)
+def dtype(request: pytest.FixtureRequest) -> Iterator[torch.dtype]:
     ops.use(*([] if request.param == "reference" else [request.param]))
+    yield BACKENDS[request.param]
+    ops.use()
 
 
 @settings(max_examples=150, deadline=None, derandomize=True)
-@given(st.lists(DRAWS, min_size=1, max_size=5), st.integers(0, 100))
-def test_each_row_gets_what_its_draw_says(draws: list[Draw], seed: int) -> None:
-    logits_RV = logits(len(draws), seed)
+@given(draws=st.lists(DRAWS, min_size=1, max_size=5), seed=st.integers(0, 100))
+def test_each_row_gets_what_its_draw_says(dtype: torch.dtype, draws: list[Draw], seed: int) -> None:
+    logits_RV = logits(len(draws), dtype, seed)
     found = draw(logits_RV, draws)
     assert found.dtype == torch.int64
     wanted = [naive(row, d) for row, d in zip(logits_RV.tolist(), draws, strict=True)]
     assert found.tolist() == wanted
 
 
-def test_company_changes_nothing() -> None:
-    logits_RV = logits(4)
+def test_company_changes_nothing(dtype: torch.dtype) -> None:
+    logits_RV = logits(4, dtype)
     plain = Draw(position=3, seed=1, temperature=1.0)
     others = [
         Draw(position=9, seed=2, temperature=0.5, top_k=3, bias=((1, 5.0),), banned=(2, 3)),
@@ -128,9 +137,10 @@ def test_draws_have_the_distribution_of_the_softmax() -> None:
     assert ((found - wanted).abs() < 5 * (wanted * (1 - wanted) / count).sqrt()).all()
 
 
-def test_logprobs_are_those_of_the_softmax() -> None:
-    logits_RV = logits(4)
-    wanted_RV = torch.log_softmax(logits_RV, -1)
+def test_logprobs_are_those_of_the_softmax(dtype: torch.dtype) -> None:
+    logits_RV = logits(4, dtype)
+    wanted_RV = torch.log_softmax(logits_RV.double(), -1)
+    error = 1e-12 if dtype == torch.float64 else 1e-5
     tokens = [3, 7, 11, 39]
     found = logprobs(logits_RV, tokens, [None, 0, 2, 1000])
     assert found[0] is None
@@ -138,14 +148,44 @@ def test_logprobs_are_those_of_the_softmax() -> None:
         report = found[row]
         assert isinstance(report, Logprob)
         assert report.token == tokens[row]
-        assert report.logprob == pytest.approx(float(wanted_RV[row, tokens[row]]), abs=1e-12)
+        assert report.logprob == pytest.approx(float(wanted_RV[row, tokens[row]]), abs=error)
         better = int((wanted_RV[row] > wanted_RV[row, tokens[row]]).sum())
         assert report.rank == 1 + better
         order = wanted_RV[row].argsort(descending=True)[:count].tolist()
         assert [token for token, _ in report.top] == order
         values = [float(wanted_RV[row, token]) for token in order]
-        assert [value for _, value in report.top] == pytest.approx(values, abs=1e-12)
+        assert [value for _, value in report.top] == pytest.approx(values, abs=error)
 
 
-def test_no_report_is_computed_when_none_is_wanted() -> None:
-    assert logprobs(logits(2), [1, 2], [None, None]) == [None, None]
+def test_reports_on_every_row_are_those_on_each(dtype: torch.dtype) -> None:
+    logits_RV = logits(3, dtype)
+    tokens = [3, 7, 11]
+    together = logprobs(logits_RV, tokens, [2, 2, 2])
+    for row in range(3):
+        alone = logprobs(logits_RV, tokens, [2 if i == row else None for i in range(3)])
+        assert together[row] == alone[row] is not None
+
+
+def test_no_report_is_computed_when_none_is_wanted(dtype: torch.dtype) -> None:
+    assert logprobs(logits(2, dtype), [1, 2], [None, None]) == [None, None]
+
+
+def test_a_greedy_step_asks_for_no_noise_and_no_limits(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[ops.Draws] = []
+
+    def sample(logits_RV: Tensor, draws: ops.Draws) -> Tensor:
+        asked.append(draws)
+        return draws.keys_R
+
+    monkeypatch.setattr(ops, "sample", sample)
+    draw(torch.zeros(2, 5), [Draw(position=1, seed=1, top_k=3, top_p=0.5, min_p=0.5)] * 2)
+    (draws,) = asked
+    assert {f.name for f in fields(draws) if getattr(draws, f.name) is not None} == {"keys_R"}
+
+
+def test_a_row_that_is_not_finite_has_no_token(dtype: torch.dtype) -> None:
+    logits_RV = logits(3, dtype)
+    draws = [Draw(position=3, seed=1, temperature=1.0)] * 3
+    usual = draw(logits_RV, draws).tolist()
+    logits_RV[1, 7] = math.nan
+    assert draw(logits_RV, draws).tolist() == [usual[0], -1, usual[2]]

@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pieria import ops
+from pieria.kernels.cpu import native
 from pieria.ops import Draws
 from pieria.ops.sample import gumbel, splitmix64
 
@@ -23,9 +24,10 @@ ops.load("torch")
 kernel = importlib.import_module("pieria.kernels.torch.sample")
 
 Sample = Callable[[torch.Tensor, Draws], torch.Tensor]
-EACH = pytest.mark.parametrize(
-    "sample", [ops.sample.reference, kernel.sample], ids=["ref", "torch"]
-)
+SAMPLES = {"ref": ops.sample.reference, "torch": kernel.sample}
+if native.available():
+    SAMPLES["cpu"] = importlib.import_module("pieria.kernels.cpu.sample").sample
+EACH = pytest.mark.parametrize("sample", SAMPLES.values(), ids=SAMPLES)
 
 
 @pytest.fixture(params=[(128, 2048), (1, 2), (3, 8)], ids=str, scope="module")
@@ -325,11 +327,44 @@ def test_equal_logits_go_to_the_lower_token(sample: Sample) -> None:
         assert sample(logits_RV, draws)[1] in (0, 1)
 
 
+OPTIONS = pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {
+            "temperature_R": torch.ones(3),
+            "top_k_R": torch.tensor([3, 0, 1]),
+            "top_p_R": torch.tensor([0.5, 1.0, 0.9]),
+        },
+    ],
+    ids=["greedy", "limited"],
+)
+
+
 @EACH
-def test_a_row_of_which_everything_is_banned_has_no_token(sample: Sample) -> None:
-    logits_RV = torch.full((2, 7), -math.inf)
-    for draws in (
-        Draws(torch.tensor([1, 2])),
-        Draws(torch.tensor([1, 2]), torch.ones(2), torch.tensor([3, 0]), torch.tensor([0.5, 1.0])),
-    ):
-        assert sample(logits_RV, draws).tolist() == [-1, -1]
+@OPTIONS
+def test_a_row_of_which_everything_is_banned_is_no_error(
+    sample: Sample, options: dict[str, torch.Tensor]
+) -> None:
+    rows, tokens = torch.arange(3).repeat_interleave(7), torch.arange(7).repeat(3)
+    banned = rows, tokens, torch.full((21,), -math.inf)
+    draws = Draws(torch.arange(3), **options, bias=banned)
+    assert sample(torch.zeros(3, 7), draws).tolist() == [0, 0, 0]
+
+
+@EACH
+@OPTIONS
+def test_a_row_that_is_not_finite_has_no_token_and_others_keep_theirs(
+    sample: Sample, options: dict[str, torch.Tensor]
+) -> None:
+    """A token of minus infinity is one that is never drawn; where all are, there is none."""
+    generator = torch.Generator().manual_seed(0)
+    logits_RV = torch.randn(3, 300, generator=generator)
+    logits_RV[:, 17] = -math.inf
+    draws = Draws(torch.arange(3), **options)
+    usual = sample(logits_RV, draws).tolist()
+    assert min(usual) >= 0
+    for broken, where in ((math.nan, 299), (math.inf, 299), (-math.inf, slice(None))):
+        changed_RV = logits_RV.clone()
+        changed_RV[1, where] = broken
+        assert sample(changed_RV, draws).tolist() == [usual[0], -1, usual[2]]
