@@ -43,6 +43,10 @@ constexpr int64_t SPLIT = 512;
 // Panels of columns that share one reading of the latents.
 constexpr int64_t PANELS = 2;
 
+// Between chunks of a block's latents, a panel wide; a line more, as neighbours' addresses must not
+// be multiples of 4096 apart.
+constexpr int64_t CHUNK = BLOCK * PANEL + LANES;
+
 constexpr float INFINITE = std::numeric_limits<float>::infinity();
 
 // Either pairs of bfloat16, where they are multiplied at once, or float32.
@@ -80,23 +84,22 @@ inline void transpose(f32 (&v)[LANES]) {
     exchange(std::integral_constant<int, 8>{});
 }
 
-// c = A B, where row r of A is dense and `stride` from the next. next(r) is a row of `bytes` that
-// will be read soon; all of them are fetched on the way.
-template <class M, int ROWS, int VECTORS, class Next>
+// c = A B, where A is in chunks of a panel's width, [chunks][`stride` elements], of which the first
+// are the tile's rows. On the way, LINES lines of each of `next` are fetched a chunk: what the next
+// block has in place of these rows.
+template <class M, int LINES, int ROWS, int VECTORS>
 inline __attribute__((always_inline)) void multiply_rows(int64_t steps, const typename M::A* a,
                                                          int64_t stride, const typename M::B* b,
-                                                         f32 (&c)[ROWS][VECTORS], Next&& next,
-                                                         int64_t bytes) {
+                                                         f32 (&c)[ROWS][VECTORS],
+                                                         const char* const (&next)[PANEL]) {
     static_assert(M::PARTS == 1);
     // Of its own, so that the compiler need not fear that it is what `a` points to.
     f32 sums[ROWS][VECTORS] = {};
-    int64_t k = 0;
-    const int64_t fetch = bytes / std::max<int64_t>(steps / ROWS, 1) + 1;
-    for (int row = 0; row < ROWS; ++row) {
-        const char* line = next(row);
-        for (const int64_t end = steps * (row + 1) / ROWS; k < end; ++k, b += PANEL) {
-            __builtin_prefetch(line, 0, 2);
-            line += fetch;
+    for (int64_t chunk = 0; chunk * PANEL < steps; ++chunk, a += stride) {
+        const int64_t left = std::min<int64_t>(PANEL, steps - chunk * PANEL);
+        for (int64_t k = 0; k < left; ++k, b += PANEL) {
+            for (int line = 0; line < LINES; ++line)
+                __builtin_prefetch(next[k] + (chunk * LINES + line) * 64, 0, 2);
             decltype(M::read(b, 0)) columns[VECTORS];
 #pragma GCC unroll 2
             for (int v = 0; v < VECTORS; ++v) columns[v] = M::read(b + v * LANES, 0);
@@ -104,7 +107,7 @@ inline __attribute__((always_inline)) void multiply_rows(int64_t steps, const ty
             for (int r = 0; r < ROWS; ++r)
 #pragma GCC unroll 2
                 for (int v = 0; v < VECTORS; ++v)
-                    sums[r][v] = M::multiply_add(sums[r][v], a[r * stride + k], columns[v], 0);
+                    sums[r][v] = M::multiply_add(sums[r][v], a[r * PANEL + k], columns[v], 0);
         }
     }
     for (int r = 0; r < ROWS; ++r)
@@ -130,12 +133,7 @@ class Attention {
     using B = typename M::B;
 
     explicit Attention(const PagedLatentAttention& a)
-        : a(a),
-          steps(steps_of<M>(a.size)),
-          value_panels(panels_of(a.rank)),
-          stride(
-              (lines(std::max(a.size, value_panels * PANEL) * int64_t{sizeof(A)} / M::DEPTH) | 1) *
-              64 / int64_t{sizeof(A)}) {}
+        : a(a), steps(steps_of<M>(a.size)), value_panels(panels_of(a.rank)) {}
 
     static int64_t columns_of(const Task& t) { return (t.count + LANES - 1) / LANES * LANES; }
 
@@ -204,7 +202,7 @@ class Attention {
         };
         const int64_t result = result_floats(t) * int64_t{sizeof(float)};
         const int64_t at[] = {take(panels * steps * PANEL * int64_t{sizeof(B)}),
-                              take(BLOCK * stride * int64_t{sizeof(A)}),
+                              take((steps + PANEL - 1) / PANEL * CHUNK * int64_t{sizeof(A)}),
                               take(PAIRS<T> ? BLOCK / 2 * value_panels * PANEL * 4 : 0),
                               take(panels * BLOCK * PANEL * int64_t{sizeof(float)}),
                               take(panels * PANEL * int64_t{sizeof(float)}),
@@ -267,31 +265,36 @@ class Attention {
         }
     }
 
-    // Latents [begin, end), dense, and as pairs of rows where those are multiplied at once.
+    // Latents [begin, end) in chunks, and as pairs of rows where those are multiplied at once.
     void read_block(const Task& t, int64_t begin, int64_t end) {
+        constexpr int64_t WIDTH = PANEL * M::DEPTH;  // numbers of a chunk
         for (int64_t i = begin; i < end; ++i) {
             const T* from = latent(t, i);
-            A* to = latents + (i - begin) * stride;
-            if constexpr (PAIRS<T>) {
-                to[steps - 1] = 0;
-                std::memcpy(to, from, static_cast<size_t>(a.size) * sizeof(T));
-            } else {
-                int64_t k = 0;
-                for (; k + LANES <= a.size; k += LANES) store(to + k, load(from + k));
-                if (k < a.size) store(to + k, load(from + k, a.size - k), a.size - k);
-            }
+            A* to = latents + (i - begin) * PANEL;
+            int64_t k = 0;
+            for (; k + WIDTH <= a.size; k += WIDTH, to += CHUNK) copy(from + k, WIDTH, to);
+            if (k < a.size) copy(from + k, a.size - k, to);
         }
         if constexpr (PAIRS<T>) {
-            for (int64_t i = 0; i < end - begin; i += 2) {
-                const auto* low = reinterpret_cast<const uint16_t*>(latents + i * stride);
-                const auto* high = reinterpret_cast<const uint16_t*>(latents + (i + 1) * stride);
+            for (int64_t i = 0; i < end - begin; i += 2)
                 for (int64_t c = 0; c < value_panels * PANEL; c += LANES) {
-                    u32 both = __builtin_convertvector(load_vector<u16>(low + c), u32);
+                    const A* low = latents + c / WIDTH * CHUNK + i * PANEL + c % WIDTH / 2;
+                    u32 both = __builtin_convertvector(load_vector<u16>(low), u32);
                     if (begin + i + 1 < end)
-                        both |= __builtin_convertvector(load_vector<u16>(high + c), u32) << 16;
+                        both |= __builtin_convertvector(load_vector<u16>(low + PANEL), u32) << 16;
                     store_vector(pairs + (c / PANEL * BLOCK / 2 + i / 2) * PANEL + c % PANEL, both);
                 }
-            }
+        }
+    }
+
+    static void copy(const T* from, int64_t count, A* to) {
+        if constexpr (PAIRS<T>) {
+            if (count % 2) to[count / 2] = 0;
+            std::memcpy(to, from, static_cast<size_t>(count) * sizeof(T));
+        } else {
+            int64_t k = 0;
+            for (; k + LANES <= count; k += LANES) store(to + k, load(from + k));
+            if (k < count) store(to + k, load(from + k, count - k), count - k);
         }
     }
 
@@ -306,13 +309,14 @@ class Attention {
             const int64_t first = count * tile / tiles;
             with_rows<ROWS>(count * (tile + 1) / tiles - first, [&]<int R>() {
                 f32 c[R][VECTORS];
-                const auto next = [&](int64_t r) {
-                    const int64_t ahead = begin + BLOCK + first + r;
-                    return reinterpret_cast<const char*>(
+                const char* next[PANEL];
+                for (int64_t r = 0; r < PANEL; ++r) {
+                    const int64_t ahead = begin + BLOCK + first + std::min<int64_t>(r, R - 1);
+                    next[r] = reinterpret_cast<const char*>(
                         latent(t, fetch && ahead < t.end ? ahead : begin));
-                };
-                multiply_rows<M, R, VECTORS>(steps, latents + first * stride, stride, panel, c,
-                                             next, a.size * int64_t{sizeof(T)});
+                }
+                constexpr int LINES = PANEL * M::DEPTH * int{sizeof(T)} / 64;
+                multiply_rows<M, LINES>(steps, latents + first * PANEL, CHUNK, panel, c, next);
                 for (int r = 0; r < R; ++r)
                     for (int v = 0; v < VECTORS; ++v)
                         store(scores + (first + r) * PANEL + v * LANES, c[r][v] * scale);
@@ -398,11 +402,10 @@ class Attention {
         const int64_t count = (end - begin + M::DEPTH - 1) / M::DEPTH;
         for (int64_t p = 0; p < value_panels; ++p) {
             const B* values;
-            int64_t ldb;
             if constexpr (PAIRS<T>)
-                values = pairs + p * BLOCK / 2 * PANEL, ldb = PANEL;
+                values = pairs + p * BLOCK / 2 * PANEL;
             else
-                values = latents + p * PANEL, ldb = stride;
+                values = latents + p * CHUNK;
             for (int64_t column = 0; column < columns; column += PANEL) {
                 const A* w = reinterpret_cast<const A*>(weights + column * BLOCK);
                 const int64_t rows = std::min<int64_t>(PANEL, columns - column);
@@ -417,7 +420,7 @@ class Attention {
                             for (int v = 0; v < PANEL_VECTORS; ++v)
                                 c[i][v] =
                                     fresh ? f32{} : load(sums + i * PANEL + v * LANES) * keep[i];
-                        multiply<M, R, PANEL_VECTORS>(count, w + first, PANEL, values, ldb, c);
+                        multiply<M, R, PANEL_VECTORS>(count, w + first, PANEL, values, PANEL, c);
                         for (int i = 0; i < R; ++i)
                             for (int v = 0; v < PANEL_VECTORS; ++v)
                                 store(sums + i * PANEL + v * LANES, c[i][v]);
@@ -429,7 +432,6 @@ class Attention {
 
     const PagedLatentAttention& a;
     int64_t steps, value_panels;
-    int64_t stride;  // between latents of a block, an odd number of lines
 
     B* queries;
     A* latents;
