@@ -77,7 +77,7 @@ def test_a_large_vocabulary_gives_what_the_reference_gives(dtype: torch.dtype) -
 def test_temperatures_beyond_reason_are_those_of_the_reference() -> None:
     logits_RV = wide_rows()
     keys_R = torch.arange(len(logits_RV))
-    for degree in (1e-42, 1e-20, 1e-5, 1e5, 1e30, math.inf):
+    for degree in (1e-42, 1e-20, 1e-5, 1e5, 1e30):
         for top_p in (None, torch.full((len(logits_RV),), 0.7)):
             draws = Draws(keys_R, torch.full((len(logits_RV),), degree), top_p_R=top_p)
             assert torch.equal(sample(logits_RV, draws), ops.sample.reference(logits_RV, draws))
