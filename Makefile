@@ -10,7 +10,7 @@ OLDEST := .venv-oldest/bin
 KERNELS := $(wildcard src/pieria/kernels/cpu/*.cpp src/pieria/kernels/cpu/*.h)
 CPP = $(shell git ls-files '*.cpp' '*.cc' '*.h' '*.hpp' '*.cu' '*.mu' '*.muh')
 
-.PHONY: serve chat support test test-slow test-files test-oldest fuzz lint bench clean
+.PHONY: serve chat support test test-slow test-files test-oldest fuzz lint bench bench-peers clean
 
 serve: .venv/serve.stamp
 	$(BIN)/pieria pull $(MODEL)
@@ -51,6 +51,10 @@ lint: .venv/dev.stamp
 
 bench: .venv/bench.stamp
 	$(BIN)/pieria bench ops $(ARGS)
+
+# The same work on this and on other engines, which it installs first; on an idle machine.
+bench-peers: .venv/bench.stamp
+	$(BIN)/python -m benchmarks.peers $(ARGS)
 
 clean:
 	rm -rf .venv .venv-oldest build dist src/*.egg-info src/pieria/kernels/cpu/lib .mypy_cache .pytest_cache .ruff_cache
