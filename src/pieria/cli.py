@@ -291,9 +291,6 @@ async def _serve(
     from pieria.models import catalog
     from pieria.models.checkpoint import open_checkpoint
     from pieria.plan.virtual_config import VIRTUAL_FACTORY, device_title
-    from pieria.server.chat import template
-    from pieria.server.serve import serve
-    from pieria.server.state import Served, ServerState
 
     clock = RealTime()
     checkpoint = open_checkpoint(Path(runner.model))
@@ -306,18 +303,23 @@ async def _serve(
         log.warning("%s", title)
         settings |= {"virtual": asdict(virtual), "model": name}
     client = await EngineClient.start_process(factory, settings, clock)
+    # While the engine's process imports what it needs.
+    from pieria.server.chat import template
+    from pieria.server.serve import serve
+    from pieria.server.state import Served, ServerState
+
     names = config.served_model_name or (name,)
     state = ServerState(names, __version__, client, clock, title)
 
     async def load() -> Served:
         tokenizer = await asyncio.to_thread(checkpoint.tokenizer)
+        chat_template = template(config, checkpoint.chat_template, tokenizer)
         ready = await client.wait_ready()
         print_decisions(Decision(*d) for d in ready.decisions)
         limit = scheduler.max_num_seqs + config.max_queued_requests
         engine = TextEngine(client, tokenizer, ready.max_model_len, ready.vocabulary, limit)
         says = (catalog.generation_config(name), checkpoint.generation_config)
         defaults = sampling_defaults(*says) if config.generation_config == "auto" else {}
-        chat_template = template(config, checkpoint.chat_template, tokenizer)
         return Served(engine, chat_template, defaults)
 
     try:

@@ -17,7 +17,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from pieria.models.checkpoint import open_checkpoint
-from pieria.models.loader import build
+from pieria.models.loader import build, load
+from pieria.models.parts import Module
 from pieria.parallel.mesh import Mesh
 from tests.models import tiny
 from tests.models.test_families import error, ours, read
@@ -175,6 +176,21 @@ def test_biases_in_gguf(tmp_path: Path) -> None:
     write_gguf(oracle, tmp_path / "model.gguf", "llama", kind, permuted=True)
     found = ours(read(tmp_path / "model.gguf", torch.float32), torch.arange(5, 45))
     assert error(found, tiny.logits(oracle, torch.arange(5, 45))) <= 1e-4
+
+
+def test_modules_are_complete_and_bytes_are_counted(folder: Path) -> None:
+    checkpoint = open_checkpoint(folder)
+    model = build(checkpoint, Mesh(), torch.float32)
+    found: list[str] = []
+    counts: list[int] = []
+
+    def complete(module: Module) -> None:
+        assert not any(getattr(module, kind).is_meta for kind in module.logical)
+        found.append(module.path)
+
+    load(checkpoint, model, "cpu", counts.append, complete)
+    assert sorted(found) == sorted({name.rpartition(".")[0] for name in model.logical()})
+    assert sum(counts) == sum(4 * p.numel() for p in model.parameters())
 
 
 PEAK = """

@@ -4,6 +4,7 @@ Knows configs, checkpoints and devices. Does not know plans.
 """
 
 from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,12 +24,16 @@ from pieria.engine.layout import Layout, layout
 from pieria.engine.process import Prepared
 from pieria.engine.runner_config import DTYPES, RunnerConfig
 from pieria.engine.scheduler import SchedulerConfig
-from pieria.hardware import cpu, devices
+from pieria.hardware import cpu, devices, memory
 from pieria.hardware.spec import Device
 from pieria.models.checkpoint import Checkpoint, open_checkpoint
 from pieria.models.decoder import Decoder
 from pieria.models.loader import build, load
+from pieria.models.parts import Module
 from pieria.parallel.mesh import Mesh
+
+BEHIND = 4
+"""Modules that may be loaded and not packed: each is in memory twice when it is."""
 
 
 def place(settings: dict[str, Any], mesh: Mesh) -> Prepared:
@@ -64,11 +69,8 @@ def place(settings: dict[str, Any], mesh: Mesh) -> Prepared:
         free_source=free.source,
     )
     sizes = _agree(sizes, mesh, device)
-    # Loading works on blocks so small that a second thread costs more than it gives.
-    cpu.use_threads(1)
-    load_weights(checkpoint, model, device.torch_device)
     threads = use_threads(config.threads, config.cpu_isa, device.torch_device, mesh.size)
-    model.pack()
+    load_weights(checkpoint, model, device.torch_device)
     caches = allocate(arranged, stage, sizes.pages, sizes.states, config.block_size, device)
     tables = arranged.tables
     return Prepared(
@@ -176,11 +178,32 @@ def stored_dtype(checkpoint: Checkpoint) -> str | None:
 
 
 def load_weights(checkpoint: Checkpoint, model: Decoder, device: str) -> None:
-    """Load with a progress bar, on the first rank."""
+    """Load and pack, with a progress bar on the first rank."""
     total = sum(p.numel() * p.element_size() for p in model.parameters())
     columns = (TextColumn("loading"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
     console = Console(stderr=True)
     silent = model.mesh.rank > 0 or not console.is_terminal
-    with Progress(*columns, console=console, disable=silent, transient=True) as progress:
+    packed: list[Future[None]] = []
+
+    def pack(module: Module) -> None:
+        packed.append(packer.submit(module.pack))
+        if len(packed) > BEHIND:
+            packed[-BEHIND].result()
+
+    with (
+        Progress(*columns, console=console, disable=silent, transient=True) as progress,
+        ThreadPoolExecutor(1) as packer,
+        # Loading works on blocks so small that a second thread costs more than it gives.
+        cpu.threads_within(1),
+    ):
         task = progress.add_task("load", total=total)
-        load(checkpoint, model, device, lambda size: progress.advance(task, size))
+        load(
+            checkpoint,
+            model,
+            device,
+            lambda size: progress.advance(task, size),
+            pack,
+        )
+    for done in packed:
+        done.result()
+    memory.trim()

@@ -5,6 +5,7 @@ FACTORY the dotted name `module:function` of what makes the runner. Knows messag
 Knows neither HTTP nor text, and no device.
 """
 
+import gc
 import importlib
 import logging
 import queue
@@ -164,9 +165,13 @@ def main(arguments: list[str]) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
     logging.basicConfig(level=logging.INFO, format=LOG_FORMAT)
+    gc.disable()  # what is imported stays, so looking through it for rubbish takes time for nothing
     module, name = factory.split(":")
     sock = socket.socket(fileno=int(fd))
-    run(sock, getattr(importlib.import_module(module), name))
+    make = getattr(importlib.import_module(module), name)
+    gc.freeze()
+    gc.enable()
+    run(sock, make)
 
 
 if __name__ == "__main__":

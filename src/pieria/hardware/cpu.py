@@ -5,7 +5,8 @@ Knows Linux's /proc and /sys on x86-64 and Arm. Does not know how fast anything 
 
 import os
 import platform
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -107,6 +108,17 @@ def threads(processor: Processor, environment: Mapping[str, str] = os.environ) -
 def use_threads(count: int) -> None:
     """Let torch compute with this many threads, in the whole process."""
     torch.set_num_threads(count)
+
+
+@contextmanager
+def threads_within(count: int) -> Iterator[None]:
+    """The same, until the `with` block ends."""
+    before = torch.get_num_threads()
+    use_threads(count)
+    try:
+        yield
+    finally:
+        use_threads(before)
 
 
 def present(root: Path = ROOT) -> list[Device]:

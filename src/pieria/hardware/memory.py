@@ -3,6 +3,7 @@
 Knows Linux's accounting. Does not know what the memory is for.
 """
 
+import ctypes
 import mmap
 from pathlib import Path
 
@@ -57,6 +58,13 @@ def zeros(size: int) -> torch.Tensor:
     if hasattr(mmap, "MADV_HUGEPAGE"):
         memory.madvise(mmap.MADV_HUGEPAGE)
     return torch.frombuffer(memory, dtype=torch.uint8)
+
+
+def trim() -> None:
+    """Give the system back what was freed, where the C library can; it keeps that for itself."""
+    give_back = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if give_back is not None:
+        give_back(0)
 
 
 def _left(group: ControlGroup) -> int | None:

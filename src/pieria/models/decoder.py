@@ -108,18 +108,20 @@ class Decoder(Part):
             logits_RV = ops.soft_cap(logits_RV, cap)
         return ops.broadcast(logits_RV, self.pipeline, self.pipeline.size - 1)
 
+    def declaring(self) -> list[Module]:
+        """The modules that have weights of their own."""
+        return [m for m in self.modules() if isinstance(m, Module) and m.logical]
+
     def pack(self) -> None:
         """Hold weights as the active kernels want them; nothing is trained or saved after that."""
-        for module in self.modules():
-            if isinstance(module, Module):
-                module.pack()
+        for module in self.declaring():
+            module.pack()
 
     def logical(self) -> dict[str, Logical]:
         """Every weight by its name here, as the whole model has it."""
         return {
             f"{module.path}.{name}": logical
-            for module in self.modules()
-            if isinstance(module, Module)
+            for module in self.declaring()
             for name, logical in module.logical.items()
         }
 

@@ -26,7 +26,7 @@ from pieria.models.names import (
     source,
     sources,
 )
-from pieria.models.parts import Logical, Norm
+from pieria.models.parts import Logical, Module, Norm
 from pieria.models.registry import Family, family, model_config
 from pieria.parallel.mesh import Mesh
 
@@ -55,19 +55,25 @@ def load(
     model: Decoder,
     device: str,
     advance: Callable[[int], None] = lambda count: None,
+    complete: Callable[[Module], None] = lambda module: None,
 ) -> None:
     """Give every parameter of `model` its data on `device`, one tensor at a time.
 
-    Host memory beyond the weights stays below one tensor. `advance(elements)` is called after each.
+    Host memory beyond the weights stays below one tensor. `advance(bytes)` is called after each,
+    `complete(module)` when a module has all of its own.
     ValueError that names the tensors if one is missing, left over, or of another shape than the
     config says.
     """
     with naming(str(checkpoint.path)):
-        _load(checkpoint, model, device, advance)
+        _load(checkpoint, model, device, advance, complete)
 
 
 def _load(
-    checkpoint: Checkpoint, model: Decoder, device: str, advance: Callable[[int], None]
+    checkpoint: Checkpoint,
+    model: Decoder,
+    device: str,
+    advance: Callable[[int], None],
+    complete: Callable[[Module], None],
 ) -> None:
     keys = Keys(checkpoint.config, str(checkpoint.path))
     tensors = checkpoint.tensors()
@@ -83,18 +89,18 @@ def _load(
     unread = (*OTHER_PARTS, *_further(keys, len(model.config.layers), names))
     places = _all_places(checkpoint, names, logical, len(tensors.names()))
     _compare(checkpoint, tensors, places, model.config, names, unread)
-    for name in model.logical():
-        path, _, kind = name.rpartition(".")
-        module = model.get_submodule(path)
-        dtype = getattr(module, kind).dtype
-        part = _read(tensors, places[name], logical[name], model, dtype)
-        if gguf:
-            part = _deinterleave(part, name, family(keys), model)
-            if isinstance(module, Norm) and kind == "weight":
-                part = part - module.config.offset  # which these files have added
-        part = part.to(device, dtype)
-        setattr(module, kind, nn.Parameter(part, requires_grad=False))
-        advance(part.numel())
+    for module in model.declaring():
+        for kind in module.logical:
+            name, dtype = f"{module.path}.{kind}", getattr(module, kind).dtype
+            part = _read(tensors, places[name], logical[name], model, dtype)
+            if gguf:
+                part = _deinterleave(part, name, family(keys), model)
+                if isinstance(module, Norm) and kind == "weight":
+                    part = part - module.config.offset  # which these files have added
+            part = part.to(device, dtype)
+            setattr(module, kind, nn.Parameter(part, requires_grad=False))
+            advance(part.numel() * part.element_size())
+        complete(module)
     for name, buffer in model.named_buffers():
         setattr(model, name, buffer.to(device))
 

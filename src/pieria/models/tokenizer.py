@@ -11,6 +11,7 @@ import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -56,11 +57,7 @@ class Tokenizer:
         for id in (bos, eos):
             if id is not None and (type(id) is not int or not 0 <= id < self.size):
                 raise ValueError(f"special token id {id!r} must be from 0 to {self.size - 1}")
-        spelling = _spelling(backend)
-        self._bytes = [b""] * self.size
-        for text, id in vocabulary.items():
-            self._bytes[id] = spelling.bytes_of(text, id in added)
-        self._strip_first_space = spelling.strip_first_space
+        self._spelling = _spelling(backend)
 
     @staticmethod
     def from_json(path: Path, config: Mapping[str, Any]) -> "Tokenizer":
@@ -140,7 +137,16 @@ class Tokenizer:
 
     def decoder(self, skip_special_tokens: bool = True) -> "Decoder":
         """A new one for each output."""
-        return Decoder(self, skip_special_tokens, self._strip_first_space)
+        return Decoder(self, skip_special_tokens, self._spelling.strip_first_space)
+
+    @cached_property
+    def _bytes(self) -> list[bytes]:
+        """What each token stands for; made when text is, as an engine has no use for it."""
+        added = self._backend.get_added_tokens_decoder()
+        found = [b""] * self.size
+        for text, id in self._backend.get_vocab(with_added_tokens=True).items():
+            found[id] = self._spelling.bytes_of(text, id in added)
+        return found
 
     def token_bytes(self, id: int) -> bytes:
         """What the token stands for; nothing for an id within the range that is not used."""

@@ -1,5 +1,8 @@
 """Recorded calls against the same calls made anew, bit for bit."""
 
+import subprocess
+import sys
+
 import pytest
 import torch
 from torch import Tensor
@@ -83,3 +86,20 @@ def test_only_one_recording_at_a_time() -> None:
     with record(Arena(), lambda: 0), pytest.raises(AssertionError, match="is being made"):
         again.__enter__()
     assert native.active().recorder is None
+
+
+FRESH = """
+import sys, torch
+from pieria import ops
+from pieria.kernels.cpu.recording import Arena, record
+ops.use("cpu")
+with torch.inference_mode(), record(Arena(), lambda: 0) as recording:
+    ops.rms_norm(torch.ones(1, 8), torch.ones(8), 1e-6)
+assert len(recording) == 1, recording.obstacle
+print("torch._dynamo" in sys.modules)
+"""
+
+
+def test_recording_does_not_import_a_compiler() -> None:
+    done = subprocess.run([sys.executable, "-c", FRESH], capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"

@@ -123,11 +123,13 @@ void pack_of(const PackWeight& a) {
         auto* out = static_cast<typename M::B*>(a.panels) + panel * size;
         std::memset(out, 0, static_cast<size_t>(size) * sizeof *out);
         const int64_t columns = std::min<int64_t>(PANEL, a.outputs - panel * PANEL);
-        for (int64_t c = 0; c < columns; ++c) {
-            const T* row = static_cast<const T*>(a.weight) + (panel * PANEL + c) * a.stride;
-            for (int64_t k = 0; k < a.inputs; ++k)
-                std::memcpy(reinterpret_cast<T*>(out + k / M::DEPTH * PANEL + c) + k % M::DEPTH,
-                            row + k, sizeof(T));
+        const T* rows = static_cast<const T*>(a.weight) + panel * PANEL * a.stride;
+        // Along the outputs first: what is written lies side by side.
+        for (int64_t k = 0; k < a.inputs; k += M::DEPTH) {
+            const auto count = static_cast<size_t>(std::min<int64_t>(M::DEPTH, a.inputs - k));
+            auto* step = out + k / M::DEPTH * PANEL;
+            for (int64_t c = 0; c < columns; ++c)
+                std::memcpy(step + c, rows + c * a.stride + k, count * sizeof(T));
         }
     });
 }

@@ -61,6 +61,11 @@ class Recording(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._program: Any = None
         self._kept: list[Any] = []
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """No: to be skipped by torch's compiler, torch would import it, which takes a second."""
+        return False
+
     def __torch_dispatch__(
         self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
