@@ -60,7 +60,7 @@ def refused(arguments: Sequence[str], capsys: pytest.CaptureFixture[str]) -> str
 
 
 HELP = {
-    "": ["serve", "chat", "generate", "pull", "devices", "plan", "bench"],
+    "": ["serve", "chat", "generate", "pull", "devices", "plan", "keys", "bench"],
     "serve": ["MODEL", "--port N", "--max-num-seqs N", "--tp N", "--api-key KEY", "--config FILE"],
     "chat": ["MODEL", "--system TEXT", "--temperature X", "default: the model's own, else 0.7"],
     "generate": ["[PROMPT ...]", "--max-tokens N", "--block-size N", "--dtype"],
@@ -68,6 +68,8 @@ HELP = {
     "devices": ["--no-measure", "--spec NAME", "--json"],
     "plan": ["check"],
     "plan check": ["usage: pieria plan check", "DESIGN.yaml", "--json"],
+    "keys": ["add", "list", "revoke"],
+    "keys add": ["usage: pieria keys add", "[NAME]", "--scope", "--tokens-per-minute N"],
     "bench": ["ops", "startup", "serve", "throughput"],
     "bench serve": ["--model MODEL", "--base-url URL", "--goodput NAME:MS", "--dtype"],
     "bench throughput": ["--random-input-len N", "--output-json FILE", "--max-num-seqs N"],

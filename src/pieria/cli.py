@@ -1,4 +1,4 @@
-"""The command line: `pieria serve|chat|generate|pull|devices|plan|bench`.
+"""The command line: `pieria serve|chat|generate|pull|devices|plan|keys|bench`.
 
 Knows which parts a command needs and prints what they say. Imports them when the command is known:
 help and errors about options must not wait for torch.
@@ -425,8 +425,10 @@ def _parser() -> argparse.ArgumentParser:
     )
     shown.add_argument("--json", action="store_true", help="as JSON instead of tables")
     from pieria.plan.cli import register
+    from pieria.server import keys_cli
 
     register(commands)
+    keys_cli.register(commands)
     bench = commands.add_parser("bench", help="measure this machine with Pieria on it")
     kinds = bench.add_subparsers(dest="bench", required=True, metavar="WHAT")
     timed = _add(kinds, bench_ops, name="ops")

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any
 
 import httpx
+from starlette.applications import Starlette
 
 from pieria.clock import RealTime
 from pieria.engine.client import EngineDead
@@ -14,6 +15,7 @@ from pieria.engine.messages import Add, Output, Stats
 from pieria.engine.plan import Logprob
 from pieria.engine.text import TextEngine
 from pieria.models.tokenizer import Decoder
+from pieria.server.access import Gate
 from pieria.server.api import create_app
 from pieria.server.config import ServerConfig
 from pieria.server.serve import Server
@@ -174,18 +176,24 @@ class Toy:
         **options: Any,
     ) -> None:
         self.client = FakeClient(*replies)
-        self.config = ServerConfig(**{"port": 0, "host": "127.0.0.1", **options})
+        fixed = {"port": 0, "host": "127.0.0.1", "allowed_hosts": (MODEL,)}
+        self.config = ServerConfig(**{**fixed, **options})
         self.clock = RealTime()
         names = self.config.served_model_name or (MODEL,)
         self.state = ServerState(names, "1.2.3", self.client, self.clock)
         engine = TextEngine(self.client, ToyTokenizer(), max_model_len, ToyTokenizer.size, limit)
         self.served = Served(engine, ToyTemplate(), {})
 
-    def http(self, ready: bool = True, **options: Any) -> httpx.AsyncClient:
+    def app(self, admin: bool = False) -> Starlette:
+        return create_app(
+            self.state, self.config, self.clock, Gate(self.config, self.clock), admin=admin
+        )
+
+    def http(self, ready: bool = True, admin: bool = False, **options: Any) -> httpx.AsyncClient:
         """A client of the application, without a socket."""
         if ready:
             self.state.served = self.served
-        app = create_app(self.state, self.config, self.clock)
+        app = self.app(admin)
         transport = httpx.ASGITransport(app)
         return httpx.AsyncClient(transport=transport, base_url="http://toy", **options)
 
@@ -206,6 +214,10 @@ class LiveServer:
         self._load = load or self._at_once
         self._wait = wait
         self._thread = threading.Thread(target=self._run)
+
+    @property
+    def connections(self) -> set[Any]:
+        return self.server._listeners[0][0].server_state.connections
 
     async def _at_once(self) -> Served:
         return self.toy.served

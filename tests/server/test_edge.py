@@ -7,9 +7,9 @@ import httpx
 import pytest
 
 from pieria.clock import RealTime
+from pieria.server.access import Gate
 from pieria.server.edge import Edge, Endpoint, Exchange, Route
 from pieria.server.errors import ApiError, invalid
-from pieria.server.keys import Keys
 from tests.server.fakes import Toy
 
 JSON = {"content-type": "application/json"}
@@ -19,18 +19,19 @@ class Caller:
     """Calls an ASGI application by hand: the body in pieces, and a client that can leave."""
 
     def __init__(self, handler: Any, *pieces: bytes, stays: bool = True, **options: Any) -> None:
-        self.toy = Toy(**options)
-        route = Route("POST", "/here", handler, "key")
+        self.toy = Toy(**{"api_key": ("k",), **options})
+        route = Route("POST", "/here", handler, "inference")
         clock = RealTime()
-        endpoint = Endpoint(route, Keys(["k"]), self.toy.state, self.toy.config, clock)
-        self.app = Edge(endpoint, self.toy.state)
+        gate = Gate(self.toy.config, clock)
+        endpoint = Endpoint(route, gate, self.toy.state, self.toy.config, clock)
+        self.app = Edge(endpoint, gate, self.toy.state)
         self.pieces = list(pieces)
         self.stays = stays
         self.left = asyncio.Event()
         self.sent: list[dict[str, Any]] = []
 
     async def call(self, headers: dict[str, str] | None = None) -> None:
-        pairs = {**JSON, "authorization": "Bearer k", **(headers or {})}
+        pairs = {**JSON, "host": "toy", "authorization": "Bearer k", **(headers or {})}
         scope = {
             "type": "http",
             "headers": [(k.encode(), v.encode()) for k, v in pairs.items()],

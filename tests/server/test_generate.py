@@ -11,6 +11,7 @@ from pieria.server.edge import Exchange
 from pieria.server.errors import ApiError
 from pieria.server.generate import _merged, _prompt_first, collect, generate
 from pieria.server.job import Job, Prompt
+from pieria.server.limits import Account
 from tests.server.fakes import Toy
 from tests.server.test_metrics import samples
 
@@ -20,7 +21,17 @@ def exchange(toy: Toy) -> Exchange:
         raise AssertionError
 
     toy.state.served = toy.served
-    return Exchange("id", b"", {}, toy.clock.now(), toy.state, toy.config, toy.clock, send)
+    return Exchange(
+        id="id",
+        account=Account(None, toy.clock),
+        body=b"",
+        path={},
+        arrived=toy.clock.now(),
+        state=toy.state,
+        config=toy.config,
+        clock=toy.clock,
+        send=send,
+    )
 
 
 def job(*texts: str, **params: object) -> Job:

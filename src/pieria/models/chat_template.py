@@ -31,9 +31,17 @@ class ChatTemplate:
     """One template, compiled once; threads may share it. bos, eos: those tokens' texts, if any."""
 
     def __init__(
-        self, source: str, bos: str | None, eos: str | None, clock: Clock | None = None
+        self,
+        source: str,
+        bos: str | None,
+        eos: str | None,
+        clock: Clock | None = None,
+        seconds: float = float("inf"),
     ) -> None:
-        """clock: what `strftime_now` shows. ValueError for bad syntax or a template too long."""
+        """clock: what `strftime_now` shows. seconds: that one rendering may take.
+
+        ValueError for bad syntax or a template too long.
+        """
         if len(source) > MAX_TEMPLATE:
             raise ValueError(
                 f"the chat template has {len(source)} characters; {MAX_TEMPLATE} are allowed"
@@ -41,6 +49,7 @@ class ChatTemplate:
         self.source = source
         self._tokens = {"bos_token": bos, "eos_token": eos}
         self._clock = clock or RealTime()
+        self._seconds = seconds
         try:
             self._code = Sandbox(self._clock).compiled(source)
         except TemplateSyntaxError as error:
@@ -90,7 +99,7 @@ class ChatTemplate:
         documents: Any,
         variables: Mapping[str, Any],
     ) -> str:
-        sandbox = Sandbox(self._clock)
+        sandbox = Sandbox(self._clock, self._seconds)
         template = Template.from_code(sandbox, self._code, sandbox.globals)
         tokens = {name: text for name, text in self._tokens.items() if text is not None}
         parts: list[str] = []

@@ -67,9 +67,11 @@ class Sandbox(ImmutableSandboxedEnvironment):
 
     intercepted_binops = frozenset({"+", "*", "**", "%"})
 
-    def __init__(self, clock: Clock) -> None:
-        """clock: what `strftime_now` tells, as local time."""
+    def __init__(self, clock: Clock, seconds: float = float("inf")) -> None:
+        """clock: what `strftime_now` tells, as local time. seconds: from now, that it may take."""
         self._left = WORK
+        self._clock = clock
+        self._end = clock.now() + seconds
         super().__init__(
             trim_blocks=True,
             lstrip_blocks=True,
@@ -137,6 +139,8 @@ class Sandbox(ImmutableSandboxedEnvironment):
         self._left -= amount
         if self._left < 0:
             raise SecurityError("the chat template does too much: it loops or grows without end")
+        if self._clock.now() > self._end:
+            raise SecurityError("the chat template takes too long")
 
     def _paid(self, value: Any, times: int = 1) -> Any:
         """Pay for what is as large as the value."""

@@ -1,45 +1,50 @@
 """The table of everything the server does, and the application made of it and nothing else."""
 
+from typing import Any
+
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route as StarletteRoute
 
 from pieria.clock import Clock
 from pieria.server import status
+from pieria.server.access import Gate
 from pieria.server.chat import chat_completions
 from pieria.server.completions import completions
 from pieria.server.config import ServerConfig
-from pieria.server.edge import Edge, Endpoint, Route, require_key
+from pieria.server.edge import Edge, Endpoint, Route
 from pieria.server.errors import ApiError, shown
-from pieria.server.keys import read_keys
 from pieria.server.state import ServerState
 from pieria.server.tokens import detokenize, tokenize
 
 ROUTES = (
-    Route("POST", "/v1/chat/completions", chat_completions, "key"),
-    Route("POST", "/v1/completions", completions, "key"),
-    Route("GET", "/v1/models", status.models, "key"),
-    Route("GET", "/v1/models/{id:path}", status.model, "key"),
-    Route("POST", "/tokenize", tokenize, "key"),
-    Route("POST", "/detokenize", detokenize, "key"),
+    Route("POST", "/v1/chat/completions", chat_completions, "inference"),
+    Route("POST", "/v1/completions", completions, "inference"),
+    Route("GET", "/v1/models", status.models, "inference"),
+    Route("GET", "/v1/models/{id:path}", status.model, "inference"),
+    Route("POST", "/tokenize", tokenize, "inference"),
+    Route("POST", "/detokenize", detokenize, "inference"),
     Route("GET", "/health", status.health, "public"),
     Route("GET", "/ready", status.ready, "public"),
-    Route("GET", "/metrics", status.metrics, "key"),
-    Route("GET", "/version", status.version, "key"),
+    Route("GET", "/metrics", status.metrics, "metrics"),
+    Route("GET", "/version", status.version, "inference"),
 )
 
 
-def create_app(state: ServerState, config: ServerConfig, clock: Clock) -> Starlette:
-    """The ASGI application. ValueError if the API keys cannot be read."""
-    keys = read_keys(config)
+def create_app(
+    state: ServerState, config: ServerConfig, clock: Clock, gate: Gate, admin: bool = False
+) -> Starlette:
+    """The ASGI application of all routes for admins, or of all others."""
+    routes = [route for route in ROUTES if (route.access == "admin") == admin]
 
     def unmatched(request: Request, error: Exception) -> Response:
         """No route, or not with this method; which of them, only who has a key is told."""
         assert isinstance(error, HTTPException)
-        require_key(keys, request.scope)
+        gate.require_any_key(request.scope["headers"])
         place = shown(request.scope["path"])
         if error.status_code == 405:
             raise ApiError(
@@ -50,15 +55,28 @@ def create_app(state: ServerState, config: ServerConfig, clock: Clock) -> Starle
             )
         raise ApiError(404, f"there is no {request.method} {place}", code="unknown_url")
 
+    middleware = [Middleware(Edge, gate, state)]
+    if config.allowed_origins:
+        middleware.insert(0, Middleware(CORSMiddleware, **_cors(config)))
     app = Starlette(
         routes=[
             StarletteRoute(
-                route.path, Endpoint(route, keys, state, config, clock), methods=[route.method]
+                route.path, Endpoint(route, gate, state, config, clock), methods=[route.method]
             )
-            for route in ROUTES
+            for route in routes
         ],
-        middleware=[Middleware(Edge, state)],
+        middleware=middleware,
         exception_handlers={HTTPException: unmatched},
     )
     app.router.redirect_slashes = False
     return app
+
+
+def _cors(config: ServerConfig) -> dict[str, Any]:
+    """What pages of the allowed origins may do; never with a browser's own credentials."""
+    return {
+        "allow_origins": config.allowed_origins,
+        "allow_methods": ("GET", "POST"),
+        "allow_headers": ("authorization", "content-type"),
+        "expose_headers": ("x-request-id", "retry-after"),
+    }

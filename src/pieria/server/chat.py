@@ -1,6 +1,5 @@
 """POST /v1/chat/completions. Knows chat templates and the shape of chat answers."""
 
-import asyncio
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from typing import Any
@@ -36,7 +35,7 @@ from pieria.server.state import Served, ServerState
 async def chat_completions(exchange: Exchange) -> None:
     """Continue a conversation."""
     served = exchange.state.accepting()
-    request, job = await asyncio.to_thread(
+    request, job = await exchange.prepare(
         _prepare, exchange.body, served, exchange.state, exchange.config
     )
     answer = _Answer(request, job, exchange, served)
@@ -63,7 +62,7 @@ def template(config: ServerConfig, source: str | None, tokenizer: Tokenizer) -> 
         return None
     ends = (tokenizer.bos, tokenizer.eos)
     bos, eos = (None if token is None else tokenizer.token_text(token) for token in ends)
-    return ChatTemplate(source, bos, eos)
+    return ChatTemplate(source, bos, eos, seconds=config.prepare_timeout_seconds)
 
 
 def render(request: ChatRequest | TokenizeRequest, served: Served) -> Prompt:

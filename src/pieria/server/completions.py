@@ -1,6 +1,5 @@
 """POST /v1/completions. Knows the forms of prompts and the shape of text completions."""
 
-import asyncio
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 
@@ -38,7 +37,7 @@ from pieria.server.state import Served, ServerState
 async def completions(exchange: Exchange) -> None:
     """Continue one or more texts."""
     served = exchange.state.accepting()
-    request, job = await asyncio.to_thread(
+    request, job = await exchange.prepare(
         _prepare, exchange.body, served, exchange.state, exchange.config
     )
     answer = _Answer(request, job, exchange, served)

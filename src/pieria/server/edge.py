@@ -9,18 +9,26 @@ import secrets
 from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import Any, Literal
+from functools import partial
+from typing import Any, Literal, ParamSpec, TypeVar
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from pieria.clock import Clock
+from pieria.server.access import Access, Gate
 from pieria.server.config import ServerConfig
-from pieria.server.errors import ApiError, broken
-from pieria.server.keys import Keys
+from pieria.server.errors import ApiError, broken, unavailable
+from pieria.server.limits import Account
 from pieria.server.responses import encode
 from pieria.server.state import ServerState
 
 logger = logging.getLogger(__name__)
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+BODIES = 8
+"""All bodies in work together may be as large as this many of the largest allowed."""
 
 MAX_HEADERS = 100
 MAX_HEADER_BYTES = 16 * 1024
@@ -31,19 +39,27 @@ EVENTS = "text/event-stream; charset=utf-8"
 
 @dataclass(frozen=True)
 class Route:
-    """A line of the table of all that this server does. access: "key" unless all must reach it."""
+    """A line of the table of all that this server does.
+
+    access: the scope of the key that it asks for, "public" if all must reach it. Routes of scope
+    "admin" are only where admin requests are listened for.
+    """
 
     method: Literal["GET", "POST"]
     path: str
     handler: Callable[["Exchange"], Coroutine[Any, Any, None]]
-    access: Literal["public", "key"]
+    access: Access
 
 
 @dataclass(frozen=True)
 class Exchange:
-    """One request, and the way to answer it. id: unique. arrived: on `clock`."""
+    """One request, and the way to answer it.
+
+    id: unique. account: whose it is. arrived: on `clock`.
+    """
 
     id: str
+    account: Account
     body: bytes
     path: Mapping[str, str]
     arrived: float
@@ -51,6 +67,17 @@ class Exchange:
     config: ServerConfig
     clock: Clock
     send: Send
+
+    async def prepare(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """What `work` returns, done off the event loop. ApiError 503 if it takes too long."""
+        seconds = self.config.prepare_timeout_seconds
+        loop = asyncio.get_running_loop()
+        doing = loop.run_in_executor(self.state.workers, partial(work, *args, **kwargs))
+        try:
+            return await asyncio.wait_for(doing, seconds)
+        except asyncio.TimeoutError:
+            message = f"template and tokenizer were not done with this request in {seconds:g} s"
+            raise unavailable(message) from None
 
     async def reply(self, value: Any, status: int = 200, retry_after: int | None = None) -> None:
         """Answer with a JSON value."""
@@ -84,10 +111,11 @@ class Exchange:
 
 
 class Edge:
-    """The outermost layer: numbers requests, bounds headers, counts answers, sends errors."""
+    """The outermost layer: numbers requests, checks their heads, counts answers, sends errors."""
 
-    def __init__(self, app: ASGIApp, state: ServerState) -> None:
+    def __init__(self, app: ASGIApp, gate: Gate, state: ServerState) -> None:
         self._app = app
+        self._gate = gate
         self._state = state
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -97,6 +125,7 @@ class Edge:
         answer = _Answer(send, scope["request_id"])
         try:
             _check_headers(scope)
+            self._gate.check_place(scope["headers"])
             await self._app(scope, receive, answer.send)
         except ApiError as error:
             await answer.fail(error)
@@ -115,21 +144,48 @@ class Endpoint:
     """What stands before a route's handler: key, body, and the watch over the client."""
 
     def __init__(
-        self, route: Route, keys: Keys, state: ServerState, config: ServerConfig, clock: Clock
+        self, route: Route, gate: Gate, state: ServerState, config: ServerConfig, clock: Clock
     ) -> None:
         self.route = route
-        self._keys = keys
+        self._gate = gate
         self._state = state
         self._config = config
         self._clock = clock
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         arrived = self._clock.now()
-        if self.route.access != "public":
-            require_key(self._keys, scope)
-        body = await self._read(scope, receive) if self.route.method == "POST" else b""
+        account = self._gate.admit(scope["headers"], self.route.access)
+        scope["account"] = account
+        if self.route.method != "POST":
+            await self._work(b"", account, arrived, scope, receive, send)
+            return
+        counted = self.route.access == "inference"
+        if counted:
+            account.begin()
+        state, reserved = self._state, 0
+        try:
+            reserved = self._reserve(scope)
+            body = await self._read(scope, receive)
+            state.buffered_bytes -= reserved - len(body)
+            reserved = len(body)
+            await self._work(body, account, arrived, scope, receive, send)
+        finally:
+            state.buffered_bytes -= reserved
+            if counted:
+                account.end()
+
+    async def _work(
+        self,
+        body: bytes,
+        account: Account,
+        arrived: float,
+        scope: Scope,
+        receive: Receive,
+        send: Send,
+    ) -> None:
         exchange = Exchange(
             id=scope["request_id"],
+            account=account,
             body=body,
             path=scope["path_params"],
             arrived=arrived,
@@ -140,6 +196,16 @@ class Endpoint:
         )
         await _while_connected(self.route.handler(exchange), receive, self._state)
 
+    def _reserve(self, scope: Scope) -> int:
+        """Bytes taken for a body that is to come. ApiError 503 if all bodies would be too many."""
+        limit = self._config.max_body_bytes
+        announced = _content_length(scope)
+        size = limit if announced is None else min(announced, limit)
+        if self._state.buffered_bytes and self._state.buffered_bytes + size > BODIES * limit:
+            raise unavailable("the requests in work have too large bodies to take another one now")
+        self._state.buffered_bytes += size
+        return size
+
     async def _read(self, scope: Scope, receive: Receive) -> bytes:
         """The request's body. ApiError if it is not JSON by its header, too large or too slow."""
         headers = dict(scope["headers"])
@@ -148,7 +214,7 @@ class Endpoint:
         if kind != b"application/json":
             raise ApiError(415, f"content-type must be {JSON}")
         limit = self._config.max_body_bytes
-        if int(headers.get(b"content-length", b"0")) > limit:
+        if (_content_length(scope) or 0) > limit:
             raise _too_large(limit)
         seconds = self._config.body_timeout_seconds
         try:
@@ -156,17 +222,6 @@ class Endpoint:
         except asyncio.TimeoutError:
             message = f"the request's body did not arrive within {seconds} s"
             raise ApiError(408, message, headers={"connection": "close"}) from None
-
-
-def require_key(keys: Keys, scope: Scope) -> None:
-    """ApiError 401 unless the request carries a key, or none is needed."""
-    if not keys.admit(scope["headers"]):
-        raise ApiError(
-            401,
-            "a valid API key is needed, as `Authorization: Bearer KEY`",
-            code="invalid_api_key",
-            headers={"www-authenticate": "Bearer"},
-        )
 
 
 class _Answer:
@@ -241,6 +296,14 @@ async def _read_body(receive: Receive, limit: int) -> bytes:
             raise _too_large(limit)
         if not message.get("more_body", False):
             return bytes(body)
+
+
+def _content_length(scope: Scope) -> int | None:
+    """As announced, which is digits by then; None where the body comes in chunks."""
+    for name, value in scope["headers"]:
+        if name == b"content-length":
+            return int(value)
+    return None
 
 
 def _too_large(limit: int) -> ApiError:

@@ -15,7 +15,7 @@ MESSAGE_ENDS = 400
 
 RETRY_SECONDS = 5
 
-_TYPES = {401: "authentication_error", 429: "rate_limit_error"}
+_TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
 
 
 class ApiError(Exception):
@@ -75,6 +75,13 @@ def too_many(retry_after_seconds: float) -> ApiError:
     wait = max(1, math.ceil(retry_after_seconds))
     message = f"the server has as many requests as it takes; try again in {wait} s"
     return ApiError(429, message, code="queue_full", headers={"retry-after": str(wait)})
+
+
+def rate_limited(message: str, retry_after_seconds: float) -> ApiError:
+    """429: this key has had what it may have."""
+    wait = max(1, math.ceil(retry_after_seconds))
+    message = f"{message}; try again in {wait} s"
+    return ApiError(429, message, code="rate_limit_exceeded", headers={"retry-after": str(wait)})
 
 
 def broken(request_id: str) -> ApiError:

@@ -45,13 +45,14 @@ async def _watched(
     job: Job, prompt: Prompt, exchange: Exchange, served: Served
 ) -> AsyncGenerator[Delta, None]:
     """One prompt's deltas, measured, the engine's errors turned into ours."""
-    metrics, clock = exchange.state.metrics, exchange.clock
+    metrics, clock, account = exchange.state.metrics, exchange.clock, exchange.account
     latest: dict[int, float] = {}
     unfinished = set(range(job.params.n))
     outcome = "abort"
     deltas: AsyncIterator[Delta] = served.engine.stream(
-        prompt.tokens, job.params, priority=job.priority, salt=job.salt
+        prompt.tokens, job.params, priority=job.priority, salt=account.salt + job.salt
     )
+    account.take_prompt(len(prompt.tokens))
     if job.params.prompt_logprobs is not None:
         deltas = _prompt_first(deltas)
     try:
@@ -59,6 +60,7 @@ async def _watched(
             async for delta in deltas:
                 now = clock.now()
                 if delta.tokens:
+                    account.take_generated(len(delta.tokens))
                     before = latest.get(delta.choice)
                     if before is None:
                         metrics.first_token_seconds.observe(now - exchange.arrived)

@@ -6,16 +6,23 @@ Knows sockets, signals and the order of things. Starting and ending the engine i
 import asyncio
 import logging
 import signal
-import socket
+import ssl
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any, cast
 
 import uvicorn
 
 from pieria.clock import Clock
+from pieria.server import listen, tls
+from pieria.server.access import Gate
 from pieria.server.api import create_app
 from pieria.server.config import ServerConfig
+from pieria.server.connection import Connection
 from pieria.server.edge import MAX_HEADER_BYTES
+from pieria.server.reload import Reload
 from pieria.server.state import Served, ServerState
 
 logger = logging.getLogger(__name__)
@@ -42,60 +49,79 @@ async def serve(
     loop = asyncio.get_running_loop()
     for number in STOP_SIGNALS:
         loop.add_signal_handler(number, server.stop)
+    loop.add_signal_handler(signal.SIGHUP, server.reload)
     try:
         return await server.run(load)
     finally:
-        for number in STOP_SIGNALS:
+        for number in (*STOP_SIGNALS, signal.SIGHUP):
             loop.remove_signal_handler(number)
 
 
 class Server:
-    """One listening server. url: where; port 0 is replaced by the one that was free."""
+    """One listening server. url: where; port 0 is replaced by the one that was free.
+
+    admin_url: where admin routes are; None if nowhere. ValueError if addresses, keys or
+    certificates cannot be used.
+    """
 
     def __init__(self, state: ServerState, config: ServerConfig, clock: Clock) -> None:
         self._state = state
         self._config = config
         self._clock = clock
         self._stops = 0
-        app = create_app(state, config, clock)
-        self._socket = _listen(config.host, config.port)
-        self.url = _url(self._socket)
-        self._http = _Uvicorn(
-            uvicorn.Config(
-                app,
-                lifespan="off",
-                ws="none",
-                http="h11",
-                proxy_headers=False,
-                server_header=False,
-                log_config=None,
-                log_level=config.log_level,
-                timeout_keep_alive=config.keep_alive_seconds,
-                timeout_graceful_shutdown=FLUSH_SECONDS,
-                h11_max_incomplete_event_size=MAX_HEADER_BYTES,
+        gate = Gate(config, clock)
+        context = tls.context(config)
+        self._reload = Reload(config, gate, context)
+        self._socket = listen.on_address(config.host, config.port)
+        self.url = listen.url(self._socket, "https" if context else "http")
+        app = create_app(state, config, clock, gate)
+        self._listeners = [(_Uvicorn(_settings(app, config, context)), self._socket)]
+        self.admin_url: str | None = None
+        address = config.admin_address
+        if address is None:
+            return
+        if not gate.has_admin:
+            raise ValueError(
+                f"no key in {config.api_key_file} has the scope admin; do: pieria keys add NAME"
+                f" --scope admin --api-key-file {config.api_key_file}"
             )
-        )
+        if isinstance(address, Path):
+            admin = listen.on_path(address)
+        else:
+            admin = listen.on_address(*address)
+        self.admin_url = listen.url(admin)
+        app = create_app(state, config, clock, gate, admin=True)
+        self._listeners.append((_Uvicorn(_settings(app, config, None)), admin))
 
     def stop(self) -> None:
         """End when running requests are done or their time is up; called again: at once."""
         self._stops += 1
 
+    def reload(self) -> None:
+        """Read keys and certificates anew."""
+        self._reload.now()
+
     async def run(self, load: Callable[[], Awaitable[Served]]) -> int:
         """Serve until stopped; the exit status. ValueError as `serve`. Call it once."""
-        http = asyncio.create_task(self._http.serve(sockets=[self._socket]))
+        http = asyncio.gather(*(server.serve(sockets=[at]) for server, at in self._listeners))
+        watching = asyncio.create_task(self._reload.watch())
         loading = asyncio.ensure_future(load())
         try:
             return await self._watch(http, loading)
         finally:
             loading.cancel()
-            await asyncio.gather(loading, return_exceptions=True)
+            watching.cancel()
+            await asyncio.gather(loading, watching, return_exceptions=True)
             self._state.end("the server is ending")
             # Clients may take their last bytes; one that does not is cut off after FLUSH_SECONDS.
-            self._http.should_exit = True
-            self._http.force_exit = self._stops > 1
+            for server, _ in self._listeners:
+                server.should_exit = True
+                server.force_exit = self._stops > 1
             await http
+            if isinstance(self._config.admin_address, Path):
+                self._config.admin_address.unlink(missing_ok=True)
 
-    async def _watch(self, http: "asyncio.Task[None]", loading: "asyncio.Future[Served]") -> int:
+    async def _watch(self, http: "asyncio.Future[Any]", loading: "asyncio.Future[Served]") -> int:
         """Return when it is time to end."""
         state, clock = self._state, self._clock
         deadline = float("inf")
@@ -140,16 +166,21 @@ class _Uvicorn(uvicorn.Server):
         yield
 
 
-def _listen(host: str, port: int) -> socket.socket:
-    """A bound, listening socket. ValueError if the address cannot be used."""
-    try:
-        address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-        family, _, _, _, place = address[0]
-        return socket.create_server(place[:2], family=family, backlog=2048)
-    except OSError as error:
-        raise ValueError(f"cannot listen on host={host!r} port={port}: {error}") from error
-
-
-def _url(listening: socket.socket) -> str:
-    host, port = listening.getsockname()[:2]
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+def _settings(app: Any, config: ServerConfig, context: ssl.SSLContext | None) -> uvicorn.Config:
+    settings = uvicorn.Config(
+        app,
+        lifespan="off",
+        ws="none",
+        http=cast(Any, partial(Connection, limits=config)),
+        proxy_headers=False,
+        server_header=False,
+        access_log=False,
+        log_config=None,
+        log_level=config.log_level,
+        timeout_keep_alive=config.keep_alive_seconds,
+        timeout_graceful_shutdown=FLUSH_SECONDS,
+        h11_max_incomplete_event_size=MAX_HEADER_BYTES,
+    )
+    settings.load()
+    settings.ssl = context
+    return settings

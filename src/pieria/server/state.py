@@ -5,6 +5,7 @@ Knows the conditions under which work is taken. `serve` changes it; handlers onl
 
 import asyncio
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property
 from hashlib import sha256
@@ -16,6 +17,8 @@ from pieria.engine.text import TextEngine
 from pieria.models.chat_template import ChatTemplate
 from pieria.server.errors import ApiError, unavailable
 from pieria.server.metrics import Metrics
+
+WORKERS = 4
 
 
 @dataclass(frozen=True)
@@ -42,7 +45,8 @@ class ServerState:
     virtual: what to tell users of a device that is not there; "" for one that is.
 
     served: None until the engine is ready. draining: no generation is begun any more. in_flight: a
-    task for each request in work, from its body's arrival to the end of its answer.
+    task for each request in work, from its body's arrival to the end of its answer. buffered_bytes:
+    of bodies, of all requests in work. workers: threads for templates and tokenizers.
     """
 
     def __init__(
@@ -66,6 +70,8 @@ class ServerState:
         self.served: Served | None = None
         self.draining = False
         self.in_flight: set[asyncio.Task[None]] = set()
+        self.buffered_bytes = 0
+        self.workers = ThreadPoolExecutor(WORKERS, "prepare")
         self._ended: str | None = None
 
     def ready(self) -> Served:

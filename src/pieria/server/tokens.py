@@ -1,7 +1,5 @@
 """POST /tokenize and /detokenize, as vLLM has them. Knows the tokenizer only."""
 
-import asyncio
-
 from msgspec import UNSET
 
 from pieria.server.chat import render
@@ -16,13 +14,13 @@ from pieria.server.state import Served, ServerState
 async def tokenize(exchange: Exchange) -> None:
     """The token ids of a text or a conversation."""
     state = exchange.state
-    await exchange.reply(await asyncio.to_thread(_tokens, exchange.body, state.ready(), state))
+    await exchange.reply(await exchange.prepare(_tokens, exchange.body, state.ready(), state))
 
 
 async def detokenize(exchange: Exchange) -> None:
     """The text of token ids, special tokens included."""
     state = exchange.state
-    await exchange.reply(await asyncio.to_thread(_text, exchange.body, state.ready(), state))
+    await exchange.reply(await exchange.prepare(_text, exchange.body, state.ready(), state))
 
 
 def _tokens(body: bytes, served: Served, state: ServerState) -> Tokens:
