@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from pieria.models import gguf_tensors
 from pieria.models.pre_tokenizers import PRE_TOKENIZERS
+from pieria.ops.formats import ggml
 
 FAMILY = r"tests/models/test_families.py::test_logits_are_those_of_transformers\[{}[ \]]"
 OWN = r"tests/models/test_{}.py::test_logits_are_those"
@@ -160,8 +160,8 @@ TABLES = (
         "GGUF number formats",
         ("dequantized exactly as the gguf package does",),
         {
-            name: (rf"tests/models/test_gguf_tensors.py::test_any_bytes\[{name}\]",)
-            for name in gguf_tensors.DECODERS
+            name: (rf"tests/ops/formats/test_ggml.py::test_any_bytes\[{name}\]",)
+            for name in ggml.PARTS
         },
     ),
     Table(

@@ -13,11 +13,12 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 from torch import Tensor
 
-from pieria.models import gguf_tensors, tensor_reader
+from pieria.models import tensor_reader
 from pieria.models.gguf import FORMATS, read_gguf
 from pieria.models.safetensors_file import read_header
 from pieria.models.stored_tensor import StoredTensor
 from pieria.models.tensor_reader import TensorReader
+from pieria.ops.formats import ggml
 from tests.models.gguf_bytes import file, tensor
 
 FLOATS = {
@@ -28,7 +29,7 @@ FLOATS = {
     "F8_E4M3": torch.float8_e4m3fn,
     "F8_E5M2": torch.float8_e5m2,
 }
-BLOCKS = {f.name: f for f in FORMATS.values() if f.name in gguf_tensors.DECODERS}
+BLOCKS = {f.name: f for f in FORMATS.values() if f.name in ggml.PARTS}
 
 
 def blocks(kind: str, shape: tuple[int, ...], seed: int) -> tuple[bytes, Tensor]:

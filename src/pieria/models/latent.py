@@ -15,7 +15,7 @@ from pieria.models.cache_spec import Array, CacheSpec
 from pieria.models.config import LatentConfig
 from pieria.models.context import Context
 from pieria.models.parts import Angles, Linear, Module, Norm, Part
-from pieria.ops import Weight, dense
+from pieria.ops import Weight
 from pieria.parallel.mesh import Mesh
 from pieria.parallel.shard import REPLICATED, column, row
 
@@ -41,7 +41,7 @@ class Heads(Module):
         return k_HNC.transpose(1, 2), v_HVC
 
     def pack(self) -> None:
-        query_HCN, value_HVC = (ops.head_linear.pack(dense(m)) for m in self.matrices())
+        query_HCN, value_HVC = (ops.head_linear.pack(m) for m in self.matrices())
         if isinstance(query_HCN, Weight) and isinstance(value_HVC, Weight):
             self._packed = query_HCN, value_HVC
             del self.weight

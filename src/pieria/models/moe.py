@@ -11,7 +11,7 @@ from pieria import ops
 from pieria.models.config import MoeConfig
 from pieria.models.mlp import Mlp
 from pieria.models.parts import Linear, Module, Part, replace
-from pieria.ops import Weight, dense
+from pieria.ops import Weight
 from pieria.parallel.mesh import Mesh
 from pieria.parallel.shard import REPLICATED, expert
 
@@ -35,7 +35,7 @@ class Router(Module):
         )
 
     def pack(self) -> None:
-        replace(self, "weight", ops.linear.pack(dense(self.weight)))
+        replace(self, "weight", ops.linear.pack(self.weight))
 
     def route(self, x_TD: Tensor) -> tuple[Tensor, Tensor]:
         """(weights_TA, experts_TA)."""
@@ -74,7 +74,7 @@ class Stack(Module):
         self.bias = self.declare("bias", shape[:2], bias_shard) if bias else None
 
     def pack(self) -> None:
-        replace(self, "weight", ops.experts.pack(dense(self.weight)))
+        replace(self, "weight", ops.experts.pack(self.weight))
 
 
 class Experts(Part):

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from pieria.models import gguf_tensors
 from pieria.models.checkpoint import TensorFile
+from pieria.ops.formats import ggml
 
 BLOCKS, SCALES = "_blocks", "_scales"
 GROUP = 32
@@ -75,4 +75,4 @@ class UnpackedExperts:
         # ggml's blocks have the scale in front, and the second half above the first.
         halves_NB = codes_NE[:, : GROUP // 2] | codes_NE[:, GROUP // 2 :] << 4
         blocks_NB = torch.cat((scales_OG.view(-1, 1), halves_NB), 1)
-        return gguf_tensors.mxfp4(blocks_NB).view(rows, groups * GROUP)
+        return ggml.mxfp4(blocks_NB).values().view(rows, groups * GROUP)

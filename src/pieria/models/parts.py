@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from pieria import ops
 from pieria.models.config import NormConfig, Rope
-from pieria.ops import Weight, dense
+from pieria.ops import Weight
 from pieria.parallel.mesh import Mesh
 from pieria.parallel.shard import REPLICATED, Shard, vocabulary
 
@@ -103,7 +103,7 @@ class Linear(Module):
         return ops.linear(x_TI, self.weight)
 
     def pack(self) -> None:
-        replace(self, "weight", ops.linear.pack(dense(self.weight)))
+        replace(self, "weight", ops.linear.pack(self.weight))
 
 
 def products(x_TI: Tensor, *linears: Linear) -> tuple[Tensor, ...]:
@@ -188,4 +188,4 @@ class Embedding(Module):
         return ops.all_gather(ops.linear(x_RD, self.weight), self.group)
 
     def pack(self) -> None:
-        replace(self, "weight", ops.linear.pack(dense(self.weight)))
+        replace(self, "weight", ops.linear.pack(self.weight))

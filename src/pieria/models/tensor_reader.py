@@ -11,13 +11,17 @@ from math import prod
 import torch
 from torch import Tensor
 
-from pieria.models import gguf_tensors
 from pieria.models.stored_tensor import StoredTensor
+from pieria.ops.formats import Parts, ggml
 
 BLOCK_BYTES = 128 << 10
 
 PACKED = "U8"
 """Bytes that hold numbers in a way that only who reads them knows: read as uint8, and only so."""
+
+
+def _blocks(parts: Callable[[Tensor], Parts]) -> Callable[[Tensor], Tensor]:
+    return lambda blocks_NB: parts(blocks_NB).values()
 
 
 def _plain(dtype: torch.dtype) -> Callable[[Tensor], Tensor]:
@@ -32,7 +36,7 @@ DECODERS: Mapping[str, Callable[[Tensor], Tensor]] = {
     "F8_E4M3": _plain(torch.float8_e4m3fn),
     "F8_E5M2": _plain(torch.float8_e5m2),
     PACKED: _plain(torch.uint8),
-    **gguf_tensors.DECODERS,
+    **{name: _blocks(parts) for name, parts in ggml.PARTS.items()},
 }
 """NumberFormat.name -> uint8 [blocks, bytes of a block] to [blocks, elements of a block]."""
 

@@ -51,7 +51,7 @@ from pieria.ops.slots import Slots
 from pieria.ops.soft_cap import soft_cap
 from pieria.ops.swiglu import swiglu
 from pieria.ops.token_logprobs import token_logprobs
-from pieria.ops.weight import Weight, dense
+from pieria.ops.weight import Format, Weight, dense, product
 
 __all__ = [
     "REFERENCE",
@@ -67,6 +67,7 @@ __all__ = [
     "Op",
     "Paging",
     "Slots",
+    "Format",
     "Weight",
     "add_rms_norm",
     "all_gather",
@@ -97,6 +98,7 @@ __all__ = [
     "paged_attention",
     "paged_latent_attention",
     "pool",
+    "product",
     "receive",
     "rms_norm",
     "rope",

@@ -8,13 +8,12 @@ from collections.abc import Iterator
 from typing import Any, Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from pieria.ops.geglu import geglu
 from pieria.ops.op import Backward, Case, Cost, Inputs, nbytes, op, wide_bytes, widen
 from pieria.ops.swiglu import swiglu
-from pieria.ops.weight import Weight, dense
+from pieria.ops.weight import Weight, dense, product, unbind
 
 Activation = Literal["silu", "gelu", "gelu_tanh", "clamped"]
 
@@ -49,7 +48,7 @@ def experts(
     token_N, counts, place_TA = _sorted(experts_TA, first, len(gate_EFD))
     per_expert = zip(
         torch.split(token_N, counts),
-        *(_unbind(dense(w), len(counts)) for w in (gate_EFD, up_EFD, down_EDF)),
+        *(unbind(w) for w in (gate_EFD, up_EFD, down_EDF)),
         *(_unbind(b, len(counts)) for b in (gate_bias_EF, up_bias_EF, down_bias_ED)),
         strict=True,
     )
@@ -57,9 +56,9 @@ def experts(
     for token_N, gate_FD, up_FD, down_DF, gate_bias_F, up_bias_F, down_bias_D in per_expert:
         if len(token_N):
             x_ND = x_TD[token_N]
-            gate_NF, up_NF = F.linear(x_ND, gate_FD, gate_bias_F), F.linear(x_ND, up_FD, up_bias_F)
+            gate_NF, up_NF = product(x_ND, gate_FD, gate_bias_F), product(x_ND, up_FD, up_bias_F)
             hidden_NF = _activated(gate_NF, up_NF, activation, limit, slope)
-            made.append(F.linear(hidden_NF, down_DF, down_bias_D))
+            made.append(product(hidden_NF, down_DF, down_bias_D))
     # The row behind the last is what an expert that is not here adds.
     made_ND = torch.cat([*made, x_TD.new_zeros(1, x_TD.shape[1])])
     y_TD = torch.zeros_like(widen(x_TD))

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pieria.ops.op import Backward, Case, Cost, Inputs, nbytes, op, wide_bytes, widen
-from pieria.ops.weight import Weight, dense
+from pieria.ops.weight import Weight, dense, product
 
 Activation = Literal["silu", "gelu", "gelu_tanh"]
 
@@ -28,8 +28,8 @@ def gated_linear(
 
     Products and activation in float32 or wider; gelu_tanh as in arXiv:1606.08415, section 2.
     """
-    gate = F.linear(x, dense(gate_FI), gate_bias_F)
-    up = F.linear(x, dense(up_FI), up_bias_F)
+    gate = product(x, gate_FI, gate_bias_F)
+    up = product(x, up_FI, up_bias_F)
     return activated(gate, activation).to(x.dtype) * up
 
 

@@ -6,17 +6,16 @@ I inputs, O outputs; x may have any leading dimensions.
 from collections.abc import Iterator
 from typing import Any
 
-import torch.nn.functional as F
 from torch import Tensor
 
 from pieria.ops.op import Backward, Case, Cost, Inputs, nbytes, op
-from pieria.ops.weight import Weight, dense
+from pieria.ops.weight import Weight, product
 
 
 @op
 def linear(x: Tensor, weight_OI: Tensor | Weight, bias_O: Tensor | None = None) -> Tensor:
     """y_..O = sum_I x_..I * weight_OI + bias_O, summed in float32 or wider. One dtype for all."""
-    return F.linear(x, dense(weight_OI), bias_O)
+    return product(x, weight_OI, bias_O)
 
 
 linear.weights = ("weight_OI",)

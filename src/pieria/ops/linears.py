@@ -6,11 +6,10 @@ I inputs; each weight has outputs of its own.
 from collections.abc import Iterator
 from typing import Any
 
-import torch.nn.functional as F
 from torch import Tensor
 
 from pieria.ops.op import Backward, Case, Cost, Inputs, nbytes, op
-from pieria.ops.weight import Weight, dense
+from pieria.ops.weight import Weight, dense, product
 
 Weights = tuple[Tensor | Weight, ...]
 Biases = tuple[Tensor | None, ...]
@@ -20,7 +19,7 @@ Biases = tuple[Tensor | None, ...]
 def linears(x: Tensor, weights: Weights, biases: Biases) -> tuple[Tensor, ...]:
     """`linear(x, weight, bias)` of each weight [O, I] and its bias [O]."""
     pairs = zip(weights, biases, strict=True)
-    return tuple(F.linear(x, dense(weight), bias) for weight, bias in pairs)
+    return tuple(product(x, weight, bias) for weight, bias in pairs)
 
 
 linears.weights = ("weights",)

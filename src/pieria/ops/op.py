@@ -83,7 +83,7 @@ class Impl:
     supports: Callable[..., bool]
     differentiable: bool
     batch_invariant: bool
-    pack: Callable[[Tensor], Weight | None] | None = None
+    pack: Callable[[Tensor | Weight], Weight | None] | None = None
 
 
 @dataclass(frozen=True)
@@ -206,7 +206,7 @@ class Op(Generic[P, R]):
         supports: Callable[..., bool] = lambda *a, **k: True,
         differentiable: bool = False,
         batch_invariant: bool = False,
-        pack: Callable[[Tensor], Weight | None] | None = None,
+        pack: Callable[[Tensor | Weight], Weight | None] | None = None,
     ) -> Callable[[Callable[..., R]], Callable[..., R]]:
         """Register a faster way, of the backend whose folder `kernels/<backend>/` it is in."""
 
@@ -218,7 +218,7 @@ class Op(Generic[P, R]):
 
         return register
 
-    def pack(self, weight: Tensor) -> Tensor | Weight:
+    def pack(self, weight: Tensor | Weight) -> Tensor | Weight:
         """The weight as the fastest active implementation wants it; no gradient flows to that."""
         for backend in _active.get(weight.device.type, ()):
             for impl in self.implementations.get(backend, ()):

@@ -1,5 +1,6 @@
 """Weights in panels, as the kernels for matrix products read them; `panels.h` has the layout."""
 
+from dataclasses import dataclass
 from math import prod
 
 import torch
@@ -9,7 +10,6 @@ from pieria.hardware import memory
 from pieria.kernels.cpu import native
 from pieria.ops import Weight
 
-FORMAT = "panels"
 WIDTH = 32
 """Outputs in a panel."""
 
@@ -40,8 +40,10 @@ _memory = Memory()
 _pack = native.kernel("pack_weight", "qPqqqP")
 
 
-def pack(weight: Tensor) -> Weight | None:
+def pack(weight: Tensor | Weight) -> Weight | None:
     """Of a matrix [outputs, inputs], or of a stack of them; None for a dtype without kernels."""
+    if isinstance(weight, Weight):
+        return weight if isinstance(weight.format, Panels) else None
     if weight.dtype not in native.DTYPES or weight.ndim not in (2, 3):
         return None
     outputs, inputs = weight.shape[-2:]
@@ -60,16 +62,25 @@ def pack(weight: Tensor) -> Weight | None:
             inputs,
             into.data_ptr(),
         )
-    return Weight(FORMAT, tuple(weight.shape), weight.dtype, (packed,), dense)
+    return Weight(Panels(), tuple(weight.shape), weight.dtype, (packed,))
 
 
-def dense(weight: Weight) -> Tensor:
-    """Back to what was packed."""
-    (packed,) = weight.tensors
-    *stack, panels, steps, width, depth = packed.shape
-    rows = packed.transpose(-3, -2).reshape(*stack, panels * width, steps * depth)
-    outputs, inputs = weight.shape[-2:]
-    return rows[..., :outputs, :inputs].contiguous()
+@dataclass(frozen=True)
+class Panels:
+    """Numbers as they are, in panels."""
+
+    name: str = "panels"
+
+    def values(self, weight: Weight) -> Tensor:
+        """What was packed."""
+        (packed,) = weight.tensors
+        *stack, panels, steps, width, depth = packed.shape
+        rows = packed.transpose(-3, -2).reshape(*stack, panels * width, steps * depth)
+        outputs, inputs = weight.shape[-2:]
+        return rows[..., :outputs, :inputs].contiguous()
+
+    def rounded(self, x: Tensor) -> Tensor:
+        return x
 
 
 def paired(dtype: torch.dtype) -> bool:
@@ -79,4 +90,6 @@ def paired(dtype: torch.dtype) -> bool:
 
 def is_panels(weight: Tensor | Weight, dtype: torch.dtype) -> bool:
     """Whether a kernel can multiply something of `dtype` with it."""
-    return isinstance(weight, Weight) and weight.format == FORMAT and weight.dtype == dtype
+    return (
+        isinstance(weight, Weight) and isinstance(weight.format, Panels) and weight.dtype == dtype
+    )

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pieria.models.gguf import FORMATS
-from pieria.models.gguf_tensors import DECODERS
+from pieria.ops.formats.ggml import PARTS
 
 SCALES = {
     **dict.fromkeys(("Q8_0", "Q4_0", "Q5_0", "IQ4_NL", "IQ4_XS"), (0,)),
@@ -22,7 +22,7 @@ def check(name: str, raw: NDArray[numpy.uint8]) -> Tensor:
     kind = gguf.GGMLQuantizationType[name]
     with numpy.errstate(all="ignore"):
         expected = torch.from_numpy(gguf.dequantize(raw, kind))
-    found = DECODERS[name](torch.from_numpy(raw))
+    found = PARTS[name](torch.from_numpy(raw)).values()
     assert found.dtype == torch.float32
     assert found.shape == (len(raw), gguf.GGML_QUANT_SIZES[kind][0])
     nan = found.isnan()
@@ -38,16 +38,16 @@ def noise(name: str, count: int, seed: int) -> NDArray[numpy.uint8]:
 
 
 def test_the_formats_are_known() -> None:
-    assert SCALES.keys() == DECODERS.keys() <= {f.name for f in FORMATS.values()}
+    assert SCALES.keys() == PARTS.keys() <= {f.name for f in FORMATS.values()}
 
 
-@pytest.mark.parametrize("name", DECODERS)
+@pytest.mark.parametrize("name", PARTS)
 def test_any_bytes(name: str) -> None:
     """Scales of every kind among them: denormal, negative, infinite, not a number."""
     assert check(name, noise(name, 20_000, seed=0)).isfinite().float().mean() > 0.8
 
 
-@pytest.mark.parametrize("name", DECODERS)
+@pytest.mark.parametrize("name", PARTS)
 def test_every_scale(name: str) -> None:
     raw = noise(name, 1 << 16, seed=1)
     every = numpy.arange(1 << 16, dtype=numpy.uint16)
@@ -57,7 +57,7 @@ def test_every_scale(name: str) -> None:
     check(name, raw)
 
 
-@pytest.mark.parametrize("name", DECODERS)
+@pytest.mark.parametrize("name", PARTS)
 def test_every_quant_in_every_place(name: str) -> None:
     """Each byte takes each value while the others stay, with finite scales."""
     size = noise(name, 1, seed=2).shape[1]
@@ -70,7 +70,7 @@ def test_every_quant_in_every_place(name: str) -> None:
     assert check(name, raw).isfinite().float().mean() > (0.999 if name == "MXFP4" else 0.99999)
 
 
-@pytest.mark.parametrize("name", [n for n in DECODERS if "K" not in n and "IQ" not in n])
+@pytest.mark.parametrize("name", [n for n in PARTS if "K" not in n and "IQ" not in n])
 def test_weights_that_were_quantized(name: str) -> None:
     """By gguf, which writes no K- nor IQ-formats. They come back to within a step."""
     kind = gguf.GGMLQuantizationType[name]
