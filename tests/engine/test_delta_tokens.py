@@ -153,7 +153,7 @@ def test_a_state_that_is_lost_would_be_seen(model: Decoder) -> None:
     made, message = engine(model), add("a", prompt(30, 0), 20, ignore_eos=True)
     made.add(message)
     news = [*made.step()]
-    _, state = made.runner.caches[2]  # type: ignore[attr-defined]
+    *_, state = made.runner.caches[2]  # type: ignore[attr-defined]
     state.zero_()
     news += [output for more in run(made).values() for output in more]
     assert tokens_of(news) != naive(model, message)
@@ -162,7 +162,7 @@ def test_a_state_that_is_lost_would_be_seen(model: Decoder) -> None:
 def test_the_cache_is_a_state_for_each_slot(model: Decoder) -> None:
     made = engine(model, pages=5, page_tokens=4, states=7)
     shapes = [[tuple(a.shape) for a in layer] for layer in made.runner.caches]  # type: ignore[attr-defined]
-    states = [(7, 3, 2 * 2 * 8 + 4 * 6), (7, 4, 8, 6)]
+    states = [(7, 3, 2 * 8), (7, 3, 2 * 8), (7, 3, 4 * 6), (7, 4, 8, 6)]
     # Two page tables, one for each way to look back.
     pages = [(10, 4, 2, 8)] * 2
     assert shapes == [states, pages, states, pages]

@@ -1,39 +1,70 @@
 """Every family in bfloat16 on this processor's kernels: no bit of a token's logprobs depends on
-what else is computed with it, how its prompt is split, or what is found in the cache.
+what else is computed with it, how its prompt is split, what is found in the cache, or whether a
+step was recorded; and every family's steps are recorded.
 """
 
 import pytest
 import torch
 
+from pieria.engine.device_runner import DeviceRunner
+from pieria.engine.engine import Engine
+from pieria.models import bert
 from pieria.models.decoder import Decoder
 from pieria.models.keys import Keys
-from pieria.models.registry import model_config
+from pieria.models.registry import ARCHITECTURES, SHARED_NAMES, family, model_config
 from pieria.parallel.mesh import Mesh
 from tests.engine.real import engine, fill
 from tests.engine.test_capture import requests, served
 from tests.engine.test_family_tokens import FAMILIES, SHAPE
 from tests.ops.harness import only
 
-OTHER_KERNELS = {"Qwen3Next", "Qwen3_5Moe", "Qwen3_5"}
-"""Their recurrent layers have no kernel of ours yet; torch's gives other bits by chunk."""
 
-INVARIANT = [name for name in FAMILIES if name not in OTHER_KERNELS]
-
-
-@pytest.mark.parametrize("name", INVARIANT)
-def test_no_bit_depends_on_what_else_is_computed(name: str) -> None:
-    keys = Keys(
+def keys_of(name: str) -> Keys:
+    return Keys(
         {**SHAPE, "architectures": [f"{name}ForCausalLM"], **FAMILIES[name]}, f"a tiny {name}"
     )
+
+
+def model(name: str, dtype: torch.dtype) -> Decoder:
+    made = fill(Decoder(model_config(keys_of(name)), Mesh(), dtype))
+    made.pack()
+    return made
+
+
+def obstacle(made: Engine) -> str | None:
+    """What kept steps from being recorded."""
+    assert isinstance(made.runner, DeviceRunner) and made.runner.captured is not None
+    return made.runner.captured.obstacle
+
+
+def test_every_family_that_generates_is_tried() -> None:
+    shared = [made for families in SHARED_NAMES.values() for made in families.values()]
+    known = {id(made): made for made in (*ARCHITECTURES.values(), *shared)}
+    tried = {id(family(keys_of(name))) for name in FAMILIES}
+    assert [made for key, made in known.items() if key not in tried] == [bert]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+@pytest.mark.parametrize("name", FAMILIES)
+def test_steps_are_recorded(name: str, dtype: torch.dtype) -> None:
+    """In bfloat16 below, with what comes out."""
     with only("cpu", "torch"):
-        decoder = fill(Decoder(model_config(keys), Mesh(), torch.bfloat16))
-        decoder.pack()
+        made = engine(model(name, dtype), records=True)
+        assert served(made, requests()[1:3])
+        assert obstacle(made) is None
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_no_bit_depends_on_what_else_is_computed(name: str) -> None:
+    with only("cpu", "torch"):
+        decoder = model(name, torch.bfloat16)
         alone = {}
         for message in requests():
             alone |= served(engine(decoder, enable_prefix_caching=False), [message])
-        whole = engine(decoder, records=True)
+        whole = engine(decoder, records=True, states=256)
         for _ in range(2):  # the second time on cached beginnings
             assert served(whole, requests()) == alone
         assert whole.stats.prefix_hits
+        assert obstacle(whole) is None
         split = engine(decoder, max_num_batched_tokens=5, max_num_seqs=4)
         assert served(split, requests()) == alone

@@ -233,7 +233,7 @@ def test_the_meta_device_gives_shapes_and_costs(tmp_path: Path) -> None:
     found = [call for call in calls if call.op is ops.gated_delta]
     # Three of six heads; a state of 8 x 12 is decayed, read, corrected and read again.
     assert [call.cost.flops for call in found] == [7 * 10 * 3 * 8 * 12] * 3
-    assert sum(call.op is ops.causal_conv for call in calls) == 3
+    assert sum(call.op is ops.causal_conv for call in calls) == 3 * 3
     assert sum(call.op is ops.attention for call in calls) == 1
     assert all(call.cost.bytes > 0 for call in found)
 
@@ -247,11 +247,13 @@ def test_what_is_remembered(dtype: torch.dtype, wide: torch.dtype, tp: int, tmp_
     save(oracle("next"), tmp_path)
     model = build(open_checkpoint(tmp_path), Mesh(tp=tp), dtype)
     delta, *_, attention = model.cache_specs(torch.float16)
-    channels = 2 * 2 * 8 + 6 * 12
     assert not delta.token and delta.state == (
-        Array("before", (3, channels // tp), dtype),
+        Array("query_before", (3, 2 * 8 // tp), dtype),
+        Array("key_before", (3, 2 * 8 // tp), dtype),
+        Array("value_before", (3, 6 * 12 // tp), dtype),
         Array("state", (6 // tp, 8, 12), wide),
     )
+    channels = 2 * 2 * 8 + 6 * 12
     sizes = 3 * channels * dtype.itemsize + 6 * 8 * 12 * wide.itemsize
     assert delta.nbytes(1) == delta.nbytes(1000) == sizes // tp
     assert attention.token == tuple(Array(n, (2 // tp, 16), torch.float16) for n in "kv")

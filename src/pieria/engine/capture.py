@@ -53,21 +53,22 @@ class Step:
     def __init__(
         self,
         rows: int,
-        contexts: Sequence[int],
+        chunks: Sequence[Chunk],
         windows: int,
         width: int,
         page_tokens: int,
         caches: Sequence[LayerCache],
         tables: Sequence[int | None],
     ) -> None:
-        """contexts: of the first requests, for ops that have no kernel and look at what the host
+        """chunks: the first to be asked for, for ops that have no kernel and look at what the host
         knows. windows: page tables. width: pages that the longest request has.
         """
         self.rows = rows
         self.page_tokens = page_tokens
-        # Side by side, so that one copy fills them: tokens, positions, contexts, slots by table.
-        self._numbers = torch.zeros((3 + windows) * rows, dtype=torch.int64)
-        parts = self._numbers.view(3 + windows, rows)
+        # Side by side, so that one copy fills them: tokens, positions, contexts, states that are
+        # read and written, slots by table.
+        self._numbers = torch.zeros((5 + windows) * rows, dtype=torch.int64)
+        parts = self._numbers.view(5 + windows, rows)
         self.tokens_T = parts[0]
         self._pages = [torch.zeros(rows, width, dtype=torch.int64) for _ in range(windows)]
         self._in_pages: list[list[tuple[int, ...]]] = [[()] * rows for _ in range(windows)]
@@ -75,17 +76,19 @@ class Step:
         self._pack = layout.pack_into
         self._into = (ctypes.c_char * layout.size).from_address(self._numbers.data_ptr())
         starts_R1 = torch.arange(rows + 1)
-        ones, none = (1,) * rows, (-1,) * rows
-        known = (*contexts, *[0] * (rows - len(contexts)))
+        ones = (1,) * rows
+        known = [(c.end, c.reads, c.writes) for c in chunks]
+        known += [(0, -1, -1)] * (rows - len(chunks))
+        contexts, reads, writes = zip(*known, strict=True)
         self.context = Paged(
             positions_T=parts[1],
-            slots=tuple(parts[3:]),
+            slots=tuple(parts[5:]),
             pagings=tuple(
-                ops.Paging(pages, starts_R1, parts[2], ones, known) for pages in self._pages
+                ops.Paging(pages, starts_R1, parts[2], ones, contexts) for pages in self._pages
             ),
             tables=tables,
             caches=caches,
-            state_slots=ops.Slots.of(ones, none, none),
+            state_slots=ops.Slots(parts[3], parts[4], starts_R1, ones, reads, writes),
         )
         self.recording: Recording | None = None
         self.logits_RV: Tensor | None = None
@@ -98,6 +101,8 @@ class Step:
         numbers = [c.tokens[0] for c in chunks] + [0] * spare
         numbers += [c.start for c in chunks] + [0] * spare
         numbers += [c.start + 1 for c in chunks] + [0] * spare
+        numbers += [c.reads for c in chunks] + [-1] * spare
+        numbers += [c.writes for c in chunks] + [-1] * spare
         for table, (pages_RP, known) in enumerate(zip(self._pages, self._in_pages, strict=True)):
             for row, chunk in enumerate(chunks):
                 pages = chunk.tables[table]
@@ -136,8 +141,6 @@ class Captured:
         self._shape = windows, width, page_tokens
         self._caches, self._tables = caches, tables
         self.obstacle: str | None = None
-        if None in tables:
-            self._give_up("layers that keep a state")
 
     @property
     def recorded(self) -> list[int]:
@@ -161,8 +164,7 @@ class Captured:
             rows = len(chunks)
         step = self._steps.get(rows)
         if step is None:
-            contexts = [c.end for c in chunks]
-            step = Step(rows, contexts, *self._shape, self._caches, self._tables)
+            step = Step(rows, chunks, *self._shape, self._caches, self._tables)
         step.fill(chunks)
         if step.recording is not None:
             step.recording.replay()

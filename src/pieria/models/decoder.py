@@ -80,15 +80,15 @@ class Decoder(Part):
             x_TD, y_TD = layer(x_TD, y_TD, context, angles)
         if self.ends and self.config.norm is not None:
             return self.norm(x_TD) if y_TD is None else self.norm.added(x_TD, y_TD)[1]
-        x_TD = x_TD if y_TD is None else x_TD + y_TD
+        x_TD = x_TD if y_TD is None else ops.add(x_TD, y_TD)
         return x_TD if self.ends else ops.send(x_TD, self.pipeline)
 
     def _embedded(self, tokens_T: Tensor, context: Context) -> Tensor:
         x_TD: Tensor = self.embed(tokens_T)
         if self.config.learned_positions:
-            x_TD = x_TD + self.positions(context.positions_T)
+            x_TD = ops.add(x_TD, self.positions(context.positions_T))
         if self.config.token_types:
-            x_TD = x_TD + self.types.weight[0]
+            x_TD = ops.add(x_TD, self.types.weight[0])
         return x_TD if self.config.embed_norm is None else self.embed_norm(x_TD)
 
     def logits(self, hidden_RD: Tensor) -> Tensor:

@@ -2,24 +2,23 @@
 
 Its parts are called otherwise than those of attention, beside which files keep them.
 T tokens, D hidden; G key heads, H heads, K and V dimensions of a head's key and value; C channels
-of the short convolution over queries, keys and values, S slots of states.
+of a short convolution over W tokens, X of them in one part of what it makes.
 """
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from pieria import ops
 from pieria.models.cache_spec import Array, CacheSpec
 from pieria.models.config import DeltaConfig
 from pieria.models.context import Context
-from pieria.models.parts import Angles, Linear, Module, Norm, Part
+from pieria.models.parts import Angles, Linear, Module, Norm, Part, products
 from pieria.parallel.mesh import Mesh
 from pieria.parallel.shard import column, row
 
 
 class Taps(Module):
-    """What a channel's last tokens are weighed with [C, 1, tokens]. Cut by heads."""
+    """What a channel's last tokens are weighed with [C, 1, W]. Cut by heads."""
 
     def __init__(
         self, path: str, heads: int, size: int, taps: int, mesh: Mesh, dtype: torch.dtype
@@ -35,10 +34,6 @@ class Rates(Module):
         super().__init__(path, mesh, dtype)
         self.log = self.declare("log", (heads,), column(shared))
         self.bias = self.declare("bias", (heads,), column(shared))
-
-    def decay(self, x_TH: Tensor) -> Tensor:
-        """-exp(log_H) softplus(x_TH + bias_H): a token's logarithm of what is kept."""
-        return -self.log.exp() * F.softplus(x_TH.to(self.dtype) + self.bias)
 
 
 class Delta(Part):
@@ -78,27 +73,30 @@ class Delta(Part):
         self.out = Linear(f"{path}.out", values, hidden, False, row(size), mesh, dtype)
 
     def forward(self, x_TD: Tensor, context: Context, angles: Angles) -> Tensor:
-        (before_SPC, state_SHKV), slots = context.states(self.index, self._state)
-        x_TC = torch.cat([self.query(x_TD), self.key(x_TD), self.value(x_TD)], -1)
-        taps = self.query_taps, self.key_taps, self.value_taps
-        taps_CW = torch.cat([part.weight for part in taps]).flatten(1)
-        y_TC = ops.causal_conv(x_TC, taps_CW, before_SPC, slots)
-        q_TX, k_TX, v_TX = torch.split(y_TC, [len(part.weight) for part in taps], -1)
+        (*before, state_SHKV), slots = context.states(self.index, self._state)
+        linears = self.query, self.key, self.value, self.z, self.decay, self.beta
+        *made, z_TX, decay_TH, beta_TH = products(x_TD, *linears)
+        taps = (
+            part.weight.flatten(1) for part in (self.query_taps, self.key_taps, self.value_taps)
+        )
+        q_TX, k_TX, v_TX = (
+            ops.causal_conv(x_TC, taps_CW, before_SPC, slots)
+            for x_TC, taps_CW, before_SPC in zip(made, taps, before, strict=True)
+        )
         y_THV = ops.gated_delta(
             self._heads(q_TX, self.config.key_dim),
             self._heads(k_TX, self.config.key_dim),
             self._heads(v_TX, self.config.value_dim),
-            self.rates.decay(self.decay(x_TD)),
-            torch.sigmoid(self.beta(x_TD)),
+            *ops.delta_gates(decay_TH, beta_TH, self.rates.log, self.rates.bias),
             state_SHKV,
             slots,
             scale=self.config.key_dim**-0.5,
         )
-        z_THV = self._heads(self.z(x_TD), self.config.value_dim)
+        z_THV = self._heads(z_TX, self.config.value_dim)
         return self.out(ops.swiglu(z_THV, self.norm(y_THV)).flatten(1))
 
     def cache_spec(self, dtype: torch.dtype) -> CacheSpec:
-        """What the convolution and the heads remember, in dtypes of their own: of a state every
+        """What the convolutions and the heads remember, in dtypes of their own: of a state every
         later token is made, so it is not rounded to that of keys and values.
         """
         return CacheSpec(state=self._state)
@@ -108,9 +106,11 @@ class Delta(Part):
         """This rank's part."""
         config, ranks = self.config, self.mesh.tp
         heads, groups = config.heads // ranks, config.key_heads // ranks
-        channels = 2 * groups * config.key_dim + heads * config.value_dim
+        before, keys = config.taps - 1, groups * config.key_dim
         return (
-            Array("before", (config.taps - 1, channels), self.dtype),
+            Array("query_before", (before, keys), self.dtype),
+            Array("key_before", (before, keys), self.dtype),
+            Array("value_before", (before, heads * config.value_dim), self.dtype),
             Array("state", (heads, config.key_dim, config.value_dim), self.wide),
         )
 

@@ -41,7 +41,7 @@ class Router(Module):
         """(weights_TA, experts_TA)."""
         config = self.config
         return ops.route(
-            ops.linear(x_TD.to(self.dtype), self.weight, self.bias),
+            ops.linear(ops.cast(x_TD, self.dtype), self.weight, self.bias),
             self.selection_bias,
             top=config.top,
             score=config.score,
@@ -138,6 +138,6 @@ class Moe(Part):
         if self.config.shared is not None and ep.index == 0:
             shared_TD = self.shared.partial(x_TD)
             if self.config.shared_gate:
-                shared_TD = torch.sigmoid(self.shared_gate(x_TD)) * shared_TD
-            y_TD = y_TD + shared_TD
+                shared_TD = ops.sigmoid_gate(shared_TD, self.shared_gate(x_TD))
+            y_TD = ops.add(y_TD, shared_TD)
         return ops.all_reduce(ops.all_reduce(y_TD, tp), ep)

@@ -96,7 +96,7 @@ class Linear(Module):
         if self.summed is None:
             return ops.linear(x_TI, self.weight, self.bias)
         y_TO = ops.all_reduce(self.product(x_TI), self.summed)
-        return y_TO if self.bias is None else y_TO + self.bias
+        return y_TO if self.bias is None else ops.add(y_TO, self.bias)
 
     def product(self, x_TI: Tensor) -> Tensor:
         """Without bias, and of a row cut this rank's part of the sum."""
@@ -141,7 +141,7 @@ class Norm(Module):
     def added(self, x_TD: Tensor, y_TD: Tensor) -> tuple[Tensor, Tensor]:
         """x + y, and its norm."""
         if self.bias is not None:
-            sum_TD = x_TD + y_TD
+            sum_TD = ops.add(x_TD, y_TD)
             return sum_TD, self(sum_TD)
         config = self.config
         return ops.add_rms_norm(

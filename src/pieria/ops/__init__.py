@@ -1,10 +1,13 @@
 """What is computed: every op, and what is needed to call, trace and extend them."""
 
+from pieria.ops.add import add
 from pieria.ops.add_rms_norm import add_rms_norm
 from pieria.ops.attention import attention
+from pieria.ops.cast import cast
 from pieria.ops.causal_conv import causal_conv
 from pieria.ops.collectives import all_gather, all_reduce
 from pieria.ops.cross_entropy import cross_entropy
+from pieria.ops.delta_gates import delta_gates
 from pieria.ops.embedding import embedding
 from pieria.ops.experts import experts
 from pieria.ops.gated_delta import gated_delta
@@ -69,14 +72,17 @@ __all__ = [
     "Slots",
     "Format",
     "Weight",
+    "add",
     "add_rms_norm",
     "all_gather",
     "all_reduce",
     "attention",
     "backends",
-    "causal_conv",
     "broadcast",
+    "cast",
+    "causal_conv",
     "cross_entropy",
+    "delta_gates",
     "dense",
     "embedding",
     "experts",

@@ -36,13 +36,13 @@ def gated_delta(
     M = exp(decay) M;  M = M + k (beta (v - M^T k))^T
 
     in float32 or wider, with q and k of length `scale` and 1. M goes from token to token of a
-    request, from its state to its state. decay_TH: not above 0; beta_TH: from 0 to 1. decay_TH and
+    request, from its state to its state. decay_TH: not above 0; beta_TH: from 0 to 1. Both, and
     state_SHKV: float32 or wider.
     """
     shared = v_THV.shape[1] // q_TGK.shape[1]
     q_THK = (unit(q_TGK) * scale).repeat_interleave(shared, 1)
     k_THK = unit(k_TGK).repeat_interleave(shared, 1)
-    tokens = (q_THK, k_THK, widen(v_THV), widen(decay_TH).exp(), widen(beta_TH))
+    tokens = (q_THK, k_THK, widen(v_THV), decay_TH.exp(), beta_TH)
     requests = zip(*(torch.split(x, list(slots.lengths)) for x in tokens), strict=True)
     made, left = [], []
     for request, m_HKV in zip(requests, widen(slots.before(state_SHKV)), strict=True):
@@ -111,10 +111,10 @@ def _(
     # as each head has them, their lengths, and copies of what had to be widened.
     matrices = (2 * tokens + len(slots.lengths)) * heads * size * v_size
     vectors = tokens * heads * (2 * v_size + 1 + 2 * size) + 2 * tokens * groups
-    copies = 0 if is_wide else 2 * q_TGK.numel() + beta_TH.numel()
+    copies = 0 if is_wide else 2 * q_TGK.numel()
     return Backward(
         Cost(flops=14 * v_THV.numel() * size, bytes=2 * nbytes(*read) + nbytes(out)),
-        saved=(q_TGK, k_TGK, beta_TH) if is_wide else (),
+        saved=(q_TGK, k_TGK, beta_TH) if is_wide else (beta_TH,),
         extra_bytes=wide * (matrices + vectors + copies),
     )
 
@@ -152,7 +152,7 @@ def _(make: Inputs) -> Iterator[Case]:
             make.normal(tokens, groups, size),
             make.normal(tokens, heads, v_size),
             widen(-forgets * make.normal(tokens, heads).abs()),
-            make.normal(tokens, heads).sigmoid(),
+            widen(make.normal(tokens, heads).sigmoid()),
             widen(make.normal(2 * len(lengths), heads, size, v_size)),
             some_slots(make, lengths, fresh),
         )

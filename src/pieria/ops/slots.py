@@ -19,12 +19,14 @@ class Slots:
     """Which state each request goes on from, and where it leaves the one after its last token.
 
     reads_R: slots; -1: the beginning, a state of zeros. writes_R: slots, no two equal; one may be
-    what its own request reads, none what another reads. Both int64.
+    what its own request reads, none what another reads. starts_R1: where each request's tokens
+    begin, and T. All int64.
     lengths: tokens of each request. lengths, reads, writes: on the host.
     """
 
     reads_R: Tensor
     writes_R: Tensor
+    starts_R1: Tensor
     lengths: tuple[int, ...]
     reads: tuple[int, ...]
     writes: tuple[int, ...]
@@ -36,9 +38,12 @@ class Slots:
         writes: Sequence[int],
         device: torch.device | str = "cpu",
     ) -> "Slots":
-        reads_R = torch.tensor(reads, dtype=torch.int64, device=device)
-        writes_R = torch.tensor(writes, dtype=torch.int64, device=device)
-        return Slots(reads_R, writes_R, tuple(lengths), tuple(reads), tuple(writes))
+        def tensor(values: Sequence[int]) -> Tensor:
+            return torch.tensor(values, dtype=torch.int64, device=device)
+
+        starts = tuple(accumulate(lengths, initial=0))
+        reads_R, writes_R, starts_R1 = (tensor(x) for x in (reads, writes, starts))
+        return Slots(reads_R, writes_R, starts_R1, tuple(lengths), tuple(reads), tuple(writes))
 
     @staticmethod
     def fresh(lengths: Sequence[int], device: torch.device | str = "cpu") -> "Slots":

@@ -144,9 +144,7 @@ def fused(found: Sequence[tuple[Work, object]]) -> list[Work]:
     return made
 
 
-GLUE_FUSED = frozenset(
-    {"add", "mul", "sigmoid", "neg", "exp", "softplus", "cat", "_to_copy", "to", "split"}
-)
+GLUE_FUSED = frozenset({"add", "cast"})
 
 
 def _rows_of(call: ops.Call | Glue) -> object:

@@ -50,7 +50,7 @@ def gated_delta(
     q_HTK = (unit(q_TGK) * scale).transpose(0, 1).repeat_interleave(shared, 0)
     k_HTK = unit(k_TGK).transpose(0, 1).repeat_interleave(shared, 0)
     v_HTV = widen(v_THV).transpose(0, 1)
-    batch = Tokens(q_HTK, k_HTK, v_HTV, widen(decay_TH).T, widen(beta_TH).T)
+    batch = Tokens(q_HTK, k_HTK, v_HTV, decay_TH.T, beta_TH.T)
     # Where autograd records, nothing that it may keep is changed in place.
     recorded = torch.is_grad_enabled()
     made = []
