@@ -102,9 +102,9 @@ def test_all_the_room_there_is() -> None:
 
 
 def test_windows_need_fewer_pages() -> None:
-    """100 tokens back are 8 pages, and a step of 2048 tokens has 128 more."""
+    """100 tokens back are 8 pages, and a step of 512 tokens has 32 more."""
     sizes = cache(windows=(None, 100))
-    assert sizes.pages == 8 * (256 + 136)
+    assert sizes.pages == 8 * (256 + 40)
     assert reasons(sizes)["kv cache"][0].endswith("pages of 16 tokens for 2 page tables")
     # Requests of 160 tokens need 10 pages in each table.
     sizes = cache(windows=(None, 100), kv_cache_memory_bytes=16_000 * 20)

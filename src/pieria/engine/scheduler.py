@@ -31,7 +31,10 @@ class SchedulerConfig:
 
     max_num_seqs: int = option(128, help="most requests that are computed in one step")
     max_num_batched_tokens: int = option(
-        2048, help="most tokens that are computed in one step; longer prompts are split"
+        512,
+        help="most tokens that are computed in one step; longer prompts are split. As a processor"
+        " computes no faster with more, the first token of others need not wait; a GPU wants some"
+        " thousands",
     )
     scheduling_policy: str = option(
         "fcfs", choices=tuple(POLICIES), help="which waiting request is admitted first"
