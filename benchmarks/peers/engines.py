@@ -55,8 +55,8 @@ ENGINES = (
     Engine(
         "openvino",
         OPENVINO,
-        f"fp16 weights computed in f32 (bf16 and f16 are slower without AMX), f16 cache of"
-        f" {CACHE_GIB} GiB, continuous batching, split prompts, prefix cache; it has no server here",
+        "fp16 weights computed in f32 (bf16 and f16 are slower without AMX), f16 cache of"
+        f" {CACHE_GIB} GiB, continuous batching, split prompts, prefix cache; no server here",
         False,
     ),
     Engine(

@@ -131,10 +131,13 @@ class Captured:
         record: Record,
         arena: Any,
     ) -> None:
-        """width: pages that the longest request has. most: requests in a step."""
+        """width: pages that the longest request has. most: requests in a step.
+
+        steps: those recorded so far, by their rows.
+        """
         self.model = model
         self._sizes = sizes(most)
-        self._steps: dict[int, Step] = {}
+        self.steps: dict[int, Step] = {}
         self._record = record
         self._arena = arena
         windows = 1 + max((t for t in tables if t is not None), default=0)
@@ -145,7 +148,7 @@ class Captured:
     @property
     def recorded(self) -> list[int]:
         """The sizes that were recorded so far."""
-        return sorted(self._steps)
+        return sorted(self.steps)
 
     def takes(self, chunks: Sequence[Chunk]) -> bool:
         """Whether these can be a recorded step."""
@@ -158,11 +161,11 @@ class Captured:
     def logits(self, chunks: Sequence[Chunk]) -> Tensor:
         """[R, V] of what follows each chunk; valid until the next call."""
         rows = next(size for size in self._sizes if size >= len(chunks))
-        if not self._steps:
+        if not self.steps:
             # Whether all ops have kernels is not known yet: those without would not leave out rows
             # that are nobody's.
             rows = len(chunks)
-        step = self._steps.get(rows)
+        step = self.steps.get(rows)
         if step is None:
             step = Step(rows, chunks, *self._shape, self._caches, self._tables)
         step.fill(chunks)
@@ -172,10 +175,10 @@ class Captured:
             with ops.trace() as calls, self._record(self._arena, lambda: len(calls)) as recording:
                 hidden_TD = self.model(step.tokens_T, step.context)
                 step.logits_RV = self.model.logits(hidden_TD)
-            assert recording.obstacle is None or not self._steps, recording.obstacle
+            assert recording.obstacle is None or not self.steps, recording.obstacle
             if recording.obstacle is None:
                 step.recording = recording
-                self._steps[rows] = step
+                self.steps[rows] = step
             else:
                 at = f"op {calls[recording.at].op.name}" if recording.at < len(calls) else "the end"
                 self._give_up(f"{recording.obstacle} at {at}")

@@ -1,0 +1,85 @@
+"""How much of a decode step is not native code: Python's share, at batch 1 and 32.
+
+    python -m benchmarks.host_share MODEL [DTYPE]
+
+Runs the engine in this process, a step at a time, and after each step makes its kernel calls and
+its draws once more, alone: what the step took longer is the host's. Medians of all steps. Messages
+to a front and its work are in other threads or processes and are not counted.
+"""
+
+import sys
+from dataclasses import asdict
+from statistics import median
+
+import torch
+
+from pieria import ops
+from pieria.clock import Clock, RealTime
+from pieria.engine.device_runner import DeviceRunner
+from pieria.engine.engine import Engine
+from pieria.engine.messages import Add
+from pieria.engine.place import place
+from pieria.engine.prefix_cache import PrefixCache
+from pieria.engine.runner_config import RunnerConfig
+from pieria.engine.sampling_params import SamplingParams
+from pieria.engine.scheduler import Scheduler, SchedulerConfig
+from pieria.models.pull import pull
+from pieria.parallel.mesh import Mesh
+
+BATCHES = (1, 32)
+STEPS = 100
+CACHE_BYTES = 1 << 30
+
+
+def main(model: str, dtype: str = "bfloat16") -> None:
+    path = str(pull(model))
+    runner = RunnerConfig(path, dtype=dtype, kv_cache_memory_bytes=CACHE_BYTES)
+    limits = SchedulerConfig(enable_prefix_caching=False)
+    prepared = place({"runner": asdict(runner), "scheduler": asdict(limits)}, Mesh())
+    assert isinstance(prepared.runner, DeviceRunner)
+    for batch in BATCHES:
+        cache = PrefixCache(
+            prepared.pages, prepared.page_tokens, False, prepared.windows, prepared.states
+        )
+        scheduler = Scheduler(limits, cache, frozenset(), prepared.max_model_len)
+        whole, native = measure(Engine(scheduler, prepared.runner), prepared.runner, batch)
+        print(
+            f"batch {batch}: a step {whole * 1e3:.2f} ms, native code {native * 1e3:.2f} ms,"
+            f" the host's share {(whole - native) / whole:.1%}"
+        )
+
+
+def measure(
+    engine: Engine, runner: DeviceRunner, batch: int, clock: Clock | None = None
+) -> tuple[float, float]:
+    """Seconds of a step, and of its native code alone."""
+    clock = clock or RealTime()
+    params = SamplingParams(temperature=0, ignore_eos=True)
+    for i in range(batch):
+        engine.add(Add(f"r{i}", tuple(range(1000 + i, 1016 + i)), params, i, STEPS + 20))
+    for _ in range(10):
+        engine.step()
+    assert runner.captured is not None, "the device records no steps"
+    rows = next(n for n in runner.captured.steps if n >= batch)
+    step = runner.captured.steps[rows]
+    logits_RV, recording = step.logits_RV, step.recording
+    assert logits_RV is not None and recording is not None, runner.captured.obstacle
+    draws = ops.Draws(torch.zeros(batch, dtype=torch.int64))
+    whole, native = [], []
+    for _ in range(STEPS):
+        begin = clock.now()
+        engine.step()
+        between = clock.now()
+        with torch.inference_mode():
+            recording.replay()
+            ops.sample(logits_RV[:batch], draws)
+        end = clock.now()
+        whole.append(between - begin)
+        native.append(end - between)
+    while not engine.idle:
+        engine.step()
+    return median(whole), median(native)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
