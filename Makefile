@@ -10,7 +10,7 @@ OLDEST := .venv-oldest/bin
 KERNELS := $(wildcard src/pieria/kernels/cpu/*.cpp src/pieria/kernels/cpu/*.h)
 CPP = $(shell git ls-files '*.cpp' '*.cc' '*.h' '*.hpp' '*.cu' '*.mu' '*.muh')
 
-.PHONY: serve chat support test test-slow test-files test-oldest fuzz lint bench bench-peers clean
+.PHONY: serve chat support test test-slow test-files test-oldest fuzz fuzz-api lint bench bench-peers clean
 
 serve: .venv/serve.stamp
 	$(BIN)/pieria pull $(MODEL)
@@ -34,6 +34,10 @@ test-files: .venv/dev.stamp
 # Damaged files of each format, a minute each; of one: make fuzz ARGS="gguf -max_total_time=600".
 fuzz: .venv/fuzz.stamp
 	$(BIN)/python -m tests.models.fuzz_files $(ARGS)
+
+# schemathesis against a server of a tiny model; shards that are done are not run again.
+fuzz-api: .venv/dev.stamp
+	$(BIN)/python -m tests.server.fuzz_api $(ARGS)
 
 # docs/SUPPORT.md, from what passes.
 support: .venv/dev.stamp

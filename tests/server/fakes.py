@@ -186,7 +186,7 @@ class Toy:
 
     def app(self, admin: bool = False) -> Starlette:
         return create_app(
-            self.state, self.config, self.clock, Gate(self.config, self.clock), admin=admin
+            self.state, self.config, self.clock, Gate(self.config, self.clock), for_admins=admin
         )
 
     def http(self, ready: bool = True, admin: bool = False, **options: Any) -> httpx.AsyncClient:

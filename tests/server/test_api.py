@@ -38,6 +38,9 @@ def test_the_table() -> None:
         ("GET", "/ready", "public"),
         ("GET", "/metrics", "metrics"),
         ("GET", "/version", "inference"),
+        ("GET", "/openapi.json", "inference"),
+        ("GET", "/load", "metrics"),
+        ("GET", "/usage", "admin"),
     }
 
 

@@ -7,6 +7,7 @@ import pytest
 
 from pieria.engine.sampling_params import SamplingParams
 from pieria.engine.text import Delta, EngineDead
+from pieria.server.access import Gate
 from pieria.server.edge import Exchange
 from pieria.server.errors import ApiError
 from pieria.server.generate import _merged, _prompt_first, collect, generate
@@ -31,6 +32,8 @@ def exchange(toy: Toy) -> Exchange:
         config=toy.config,
         clock=toy.clock,
         send=send,
+        gate=Gate(toy.config, toy.clock),
+        routes=(),
     )
 
 

@@ -318,7 +318,7 @@ json_values = st.recursive(
     max_leaves=6,
 )
 field_names = st.sampled_from(
-    sorted({*ChatRequest.model_fields, *CompletionRequest.model_fields, *schema._NEUTRAL})
+    sorted({*ChatRequest.model_fields, *CompletionRequest.model_fields, *schema.NEUTRAL})
 )
 
 

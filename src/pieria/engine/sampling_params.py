@@ -5,6 +5,7 @@ Every field is checked here, once; servers and the Python API build this and pas
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 MAX_CHOICES = 128
@@ -12,6 +13,54 @@ MAX_STOPS = 64
 MAX_STOP_LENGTH = 1024
 MAX_BIASES = 1024
 MAX_LOGPROBS = 100
+
+
+@dataclass(frozen=True)
+class Range:
+    """Numbers from low to high; above low if it is open; whole: integers alone."""
+
+    low: float
+    high: float
+    whole: bool = False
+    low_open: bool = False
+
+    def check(self, name: str, value: object) -> None:
+        """ValueError for what is not in it."""
+        if (
+            isinstance(value, bool)
+            or not isinstance(value, int if self.whole else int | float)
+            or not self.low <= value <= self.high
+            or (self.low_open and value == self.low)
+        ):
+            what = "an integer" if self.whole else "a number"
+            raise ValueError(
+                f"{name}={value!r} must be {what} {'above' if self.low_open else 'from'} {self.low}"
+                f" to {self.high}"
+            )
+
+
+TOKEN_ID = Range(0, 2**31 - 1, whole=True)
+BIAS = Range(-100.0, 100.0)
+RANGES: Mapping[str, Range] = MappingProxyType(
+    {
+        "n": Range(1, MAX_CHOICES, whole=True),
+        "temperature": Range(0.0, 100.0),
+        "top_p": Range(0.0, 1.0, low_open=True),
+        "top_k": Range(-1, 2**31 - 1, whole=True),
+        "min_p": Range(0.0, 1.0),
+        "seed": Range(-(2**63), 2**63 - 1, whole=True),
+        "presence_penalty": Range(-2.0, 2.0),
+        "frequency_penalty": Range(-2.0, 2.0),
+        "repetition_penalty": Range(0.0, 100.0, low_open=True),
+        "max_tokens": Range(1, 2**31 - 1, whole=True),
+        "min_tokens": Range(0, 2**31 - 1, whole=True),
+        "logprobs": Range(0, MAX_LOGPROBS, whole=True),
+        "prompt_logprobs": Range(0, MAX_LOGPROBS, whole=True),
+    }
+)
+"""What numbers may be. Those that may be None too, `SamplingParams` says."""
+
+_OPTIONAL = frozenset({"seed", "max_tokens", "logprobs", "prompt_logprobs"})
 
 _GENERATION_CONFIG = {
     "temperature": "temperature",
@@ -58,26 +107,14 @@ class SamplingParams:
     skip_special_tokens: bool = True
 
     def __post_init__(self) -> None:
-        _integer("n", self.n, 1, MAX_CHOICES)
-        _number("temperature", self.temperature, 0.0, 100.0)
-        _number("top_p", self.top_p, 0.0, 1.0, low_open=True)
-        _integer("top_k", self.top_k, -1, 2**31 - 1)
-        _number("min_p", self.min_p, 0.0, 1.0)
-        if self.seed is not None:
-            _integer("seed", self.seed, -(2**63), 2**63 - 1)
-        _number("presence_penalty", self.presence_penalty, -2.0, 2.0)
-        _number("frequency_penalty", self.frequency_penalty, -2.0, 2.0)
-        _number("repetition_penalty", self.repetition_penalty, 0.0, 100.0, low_open=True)
-        if self.max_tokens is not None:
-            _integer("max_tokens", self.max_tokens, 1, 2**31 - 1)
-        _integer("min_tokens", self.min_tokens, 0, 2**31 - 1)
+        for name, allowed in RANGES.items():
+            value = getattr(self, name)
+            if value is not None or name not in _OPTIONAL:
+                allowed.check(name, value)
         if self.max_tokens is not None and self.min_tokens > self.max_tokens:
             raise ValueError(
                 f"min_tokens={self.min_tokens} must not exceed max_tokens={self.max_tokens}"
             )
-        for name in ("logprobs", "prompt_logprobs"):
-            if getattr(self, name) is not None:
-                _integer(name, getattr(self, name), 0, MAX_LOGPROBS)
         for name in ("include_stop_str_in_output", "ignore_eos", "skip_special_tokens"):
             if not isinstance(getattr(self, name), bool):
                 raise ValueError(f"{name}={getattr(self, name)!r} must be true or false")
@@ -104,13 +141,13 @@ class SamplingParams:
                     f" 1 to {MAX_STOP_LENGTH} are allowed"
                 )
         for token in self.stop_token_ids or ():
-            _integer("stop_token_ids", token, 0, 2**31 - 1)
+            TOKEN_ID.check("stop_token_ids", token)
 
     def _check_biases(self) -> None:
         _collection("logit_bias", self.logit_bias, Mapping, MAX_BIASES)
         for token, bias in (self.logit_bias or {}).items():
-            _integer("logit_bias token", token, 0, 2**31 - 1)
-            _number(f"logit_bias[{token}]", bias, -100.0, 100.0)
+            TOKEN_ID.check("logit_bias token", token)
+            BIAS.check(f"logit_bias[{token}]", bias)
 
 
 def sampling_defaults(*generation_configs: Mapping[str, Any]) -> dict[str, Any]:
@@ -124,23 +161,6 @@ def sampling_defaults(*generation_configs: Mapping[str, Any]) -> dict[str, Any]:
         for theirs, ours in _GENERATION_CONFIG.items()
         if config.get(theirs) is not None
     }
-
-
-def _integer(name: str, value: object, low: int, high: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-        raise ValueError(f"{name}={value!r} must be an integer from {low} to {high}")
-
-
-def _number(name: str, value: object, low: float, high: float, low_open: bool = False) -> None:
-    if (
-        isinstance(value, bool)
-        or not isinstance(value, int | float)
-        or not low <= value <= high
-        or (low_open and value == low)
-    ):
-        raise ValueError(
-            f"{name}={value!r} must be a number {'above' if low_open else 'from'} {low} to {high}"
-        )
 
 
 def _collection(name: str, value: object, kind: type[Any], longest: int) -> None:

@@ -42,6 +42,11 @@ class Gate:
         """Whether any key opens admin routes."""
         return any("admin" in key.scopes for key in self._keys.all)
 
+    @property
+    def has_keys(self) -> bool:
+        """Whether any route but admins' asks for one."""
+        return bool(self._keys.all)
+
     def reload(self) -> None:
         """Read the keys anew. ValueError if they cannot be; then those of before stay valid."""
         keys = read_keys(self._config)

@@ -11,35 +11,76 @@ from starlette.responses import Response
 from starlette.routing import Route as StarletteRoute
 
 from pieria.clock import Clock
-from pieria.server import status
+from pieria.server import admin, status
 from pieria.server.access import Gate
 from pieria.server.chat import chat_completions
 from pieria.server.completions import completions
 from pieria.server.config import ServerConfig
 from pieria.server.edge import Edge, Endpoint, Route
 from pieria.server.errors import ApiError, shown
+from pieria.server.metrics import CONTENT_TYPE
+from pieria.server.openapi import openapi
+from pieria.server.responses import (
+    ChatChunk,
+    ChatCompletion,
+    Completion,
+    Description,
+    Load,
+    ModelCard,
+    ModelList,
+    Status,
+    Text,
+    Tokens,
+    Usages,
+    Version,
+)
+from pieria.server.schema import (
+    ChatRequest,
+    CompletionRequest,
+    DetokenizeRequest,
+    TokenizeRequest,
+)
 from pieria.server.state import ServerState
 from pieria.server.tokens import detokenize, tokenize
 
 ROUTES = (
-    Route("POST", "/v1/chat/completions", chat_completions, "inference"),
-    Route("POST", "/v1/completions", completions, "inference"),
-    Route("GET", "/v1/models", status.models, "inference"),
-    Route("GET", "/v1/models/{id:path}", status.model, "inference"),
-    Route("POST", "/tokenize", tokenize, "inference"),
-    Route("POST", "/detokenize", detokenize, "inference"),
-    Route("GET", "/health", status.health, "public"),
-    Route("GET", "/ready", status.ready, "public"),
-    Route("GET", "/metrics", status.metrics, "metrics"),
-    Route("GET", "/version", status.version, "inference"),
+    Route(
+        "POST",
+        "/v1/chat/completions",
+        chat_completions,
+        "inference",
+        takes=ChatRequest,
+        gives=ChatCompletion,
+        streams=ChatChunk,
+    ),
+    Route(
+        "POST",
+        "/v1/completions",
+        completions,
+        "inference",
+        takes=CompletionRequest,
+        gives=Completion,
+        streams=Completion,
+    ),
+    Route("GET", "/v1/models", status.models, "inference", gives=ModelList),
+    Route("GET", "/v1/models/{id:path}", status.model, "inference", gives=ModelCard),
+    Route("POST", "/tokenize", tokenize, "inference", takes=TokenizeRequest, gives=Tokens),
+    Route("POST", "/detokenize", detokenize, "inference", takes=DetokenizeRequest, gives=Text),
+    Route("GET", "/health", status.health, "public", gives=Status),
+    Route("GET", "/ready", status.ready, "public", gives=Status),
+    Route("GET", "/load", status.load, "metrics", gives=Load),
+    Route("GET", "/metrics", status.metrics, "metrics", content_type=CONTENT_TYPE),
+    Route("GET", "/version", status.version, "inference", gives=Version),
+    Route("GET", "/openapi.json", openapi, "inference", gives=Description),
+    Route("GET", "/usage", admin.usage, "admin", gives=Usages),
 )
 
 
 def create_app(
-    state: ServerState, config: ServerConfig, clock: Clock, gate: Gate, admin: bool = False
+    state: ServerState, config: ServerConfig, clock: Clock, gate: Gate, for_admins: bool = False
 ) -> Starlette:
     """The ASGI application of all routes for admins, or of all others."""
-    routes = [route for route in ROUTES if (route.access == "admin") == admin]
+    routes = tuple(route for route in ROUTES if (route.access == "admin") == for_admins)
 
     def unmatched(request: Request, error: Exception) -> Response:
         """No route, or not with this method; which of them, only who has a key is told."""
@@ -61,7 +102,9 @@ def create_app(
     app = Starlette(
         routes=[
             StarletteRoute(
-                route.path, Endpoint(route, gate, state, config, clock), methods=[route.method]
+                route.path,
+                Endpoint(route, gate, state, config, clock, routes),
+                methods=[route.method],
             )
             for route in routes
         ],

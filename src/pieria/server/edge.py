@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal, ParamSpec, TypeVar
 
+from msgspec import Struct
+from pydantic import BaseModel
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from pieria.clock import Clock
@@ -42,20 +44,26 @@ class Route:
     """A line of the table of all that this server does.
 
     access: the scope of the key that it asks for, "public" if all must reach it. Routes of scope
-    "admin" are only where admin requests are listened for.
+    "admin" are only where admin requests are listened for. takes, gives: the types of bodies;
+    streams: of events, if it can give them. content_type: of a whole answer.
     """
 
     method: Literal["GET", "POST"]
     path: str
     handler: Callable[["Exchange"], Coroutine[Any, Any, None]]
     access: Access
+    takes: type[BaseModel] | None = None
+    gives: type[Struct] | None = None
+    streams: type[Struct] | None = None
+    content_type: str = JSON
 
 
 @dataclass(frozen=True)
 class Exchange:
     """One request, and the way to answer it.
 
-    id: unique. account: whose it is. arrived: on `clock`.
+    id: unique. account: whose it is. arrived: on `clock`. gate: who else is let in.
+    routes: all where this one is.
     """
 
     id: str
@@ -67,6 +75,8 @@ class Exchange:
     config: ServerConfig
     clock: Clock
     send: Send
+    gate: Gate
+    routes: tuple[Route, ...]
 
     async def prepare(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """What `work` returns, done off the event loop. ApiError 503 if it takes too long."""
@@ -144,9 +154,16 @@ class Endpoint:
     """What stands before a route's handler: key, body, and the watch over the client."""
 
     def __init__(
-        self, route: Route, gate: Gate, state: ServerState, config: ServerConfig, clock: Clock
+        self,
+        route: Route,
+        gate: Gate,
+        state: ServerState,
+        config: ServerConfig,
+        clock: Clock,
+        routes: tuple[Route, ...] = (),
     ) -> None:
         self.route = route
+        self._routes = routes
         self._gate = gate
         self._state = state
         self._config = config
@@ -193,6 +210,8 @@ class Endpoint:
             config=self._config,
             clock=self._clock,
             send=send,
+            gate=self._gate,
+            routes=self._routes,
         )
         await _while_connected(self.route.handler(exchange), receive, self._state)
 

@@ -18,6 +18,17 @@ RETRY_SECONDS = 5
 _TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
 
 
+class ErrorDetails(msgspec.Struct):
+    message: str
+    type: str
+    param: str | None
+    code: str | None
+
+
+class ErrorBody(msgspec.Struct):
+    error: ErrorDetails
+
+
 class ApiError(Exception):
     """What a client is told instead of an answer; `message` must be fit for its eyes.
 
@@ -48,16 +59,8 @@ class ApiError(Exception):
         if len(message) > 2 * MESSAGE_ENDS:
             message = f"{message[:MESSAGE_ENDS]} ... {message[-MESSAGE_ENDS:]}"
         other = "server_error" if self.status >= 500 else "invalid_request_error"
-        return msgspec.json.encode(
-            {
-                "error": {
-                    "message": message,
-                    "type": _TYPES.get(self.status, other),
-                    "param": self.param,
-                    "code": self.code,
-                }
-            }
-        )
+        kind = _TYPES.get(self.status, other)
+        return msgspec.json.encode(ErrorBody(ErrorDetails(message, kind, self.param, self.code)))
 
 
 def invalid(param: str | None, message: str) -> ApiError:

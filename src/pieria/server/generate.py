@@ -63,6 +63,7 @@ async def _watched(
                     account.take_generated(len(delta.tokens))
                     before = latest.get(delta.choice)
                     if before is None:
+                        account.take_cached(delta.cached_tokens if delta.choice == 0 else 0)
                         metrics.first_token_seconds.observe(now - exchange.arrived)
                     else:
                         gap = (now - before) / len(delta.tokens)

@@ -82,6 +82,10 @@ class Account:
         if self._tokens_left is not None:
             self._tokens_left.level -= tokens
 
+    def take_cached(self, tokens: int) -> None:
+        """Tokens of a prompt that were found in the cache; they count as the others."""
+        self.cached_tokens += tokens
+
     def take_generated(self, tokens: int) -> None:
         self.generated_tokens += tokens
         if self._tokens_left is not None:

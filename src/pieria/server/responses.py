@@ -3,6 +3,8 @@
 Knows shapes only. `UNSET` leaves a field out, None writes null.
 """
 
+from typing import Any
+
 import msgspec
 from msgspec import UNSET, Struct, UnsetType
 
@@ -143,6 +145,49 @@ class ModelCard(Struct):
 class ModelList(Struct):
     data: list[ModelCard]
     object: str = "list"
+
+
+class Status(Struct):
+    status: str
+    reason: str | UnsetType = UNSET
+
+
+class Version(Struct):
+    version: str
+
+
+class Load(Struct):
+    """server_load: requests in work, as vLLM tells it. The others count choices and tokens."""
+
+    server_load: int
+    running: int
+    waiting: int
+    kv_cache_usage: float
+
+
+class KeyUsage(Struct):
+    """What one key has used since the server started."""
+
+    name: str
+    requests: int
+    refused: int
+    running: int
+    prompt_tokens: int
+    cached_tokens: int
+    generated_tokens: int
+
+
+class Usages(Struct):
+    keys: list[KeyUsage]
+
+
+class Description(Struct):
+    """OpenAPI's own form."""
+
+    openapi: str
+    info: dict[str, str]
+    paths: dict[str, dict[str, Any]]
+    components: dict[str, dict[str, Any]]
 
 
 class Tokens(Struct):

@@ -3,8 +3,8 @@
 Knows the names, types and sizes of fields. What sampling values are allowed, `SamplingParams`
 knows; how long a prompt may be, the engine.
 
-A field is one of four things: served; `_INERT`, taken because it cannot change an answer;
-`_NEUTRAL`, known but not served, so taken only with a value that asks for nothing; or unknown,
+A field is one of four things: served; `INERT`, taken because it cannot change an answer;
+`NEUTRAL`, known but not served, so taken only with a value that asks for nothing; or unknown,
 which is an error.
 """
 
@@ -22,10 +22,17 @@ from pydantic import (
     JsonValue,
     PlainValidator,
     ValidationError,
+    WithJsonSchema,
     model_validator,
 )
 from pydantic_core import from_json
 
+from pieria.engine.sampling_params import (
+    BIAS,
+    MAX_BIASES,
+    MAX_STOP_LENGTH,
+    MAX_STOPS,
+)
 from pieria.server.errors import invalid, shown
 
 MAX_MESSAGES = 4096
@@ -36,7 +43,7 @@ MAX_TEMPLATE_KWARGS = 64
 MAX_NAME = 256
 MAX_TOKEN_ID = 2**31 - 1
 
-_INERT = frozenset(
+INERT = frozenset(
     {
         "metadata",
         "parallel_tool_calls",
@@ -46,7 +53,7 @@ _INERT = frozenset(
         "user",
     }
 )
-_NEUTRAL: Mapping[str, tuple[Any, ...]] = MappingProxyType(
+NEUTRAL: Mapping[str, tuple[Any, ...]] = MappingProxyType(
     {
         "audio": (),
         "function_call": ("none",),
@@ -128,7 +135,7 @@ def _template_kwargs(value: Any) -> dict[str, Any]:
             f"chat_template_kwargs has {len(given)} fields; at most {MAX_TEMPLATE_KWARGS} may be",
         )
     for name in given:
-        if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]{0,63}", name) or name in _OWN_KWARGS:
+        if not re.fullmatch(_VARIABLE, name) or name in _OWN_KWARGS:
             raise invalid(
                 "chat_template_kwargs",
                 f"chat_template_kwargs: {shown(name)} must be a variable's name, and none of"
@@ -137,14 +144,56 @@ def _template_kwargs(value: Any) -> dict[str, Any]:
     return given
 
 
+_VARIABLE = "[A-Za-z][A-Za-z0-9_]{0,63}"
 _OWN_KWARGS = frozenset(
     {"add_generation_prompt", "continue_final_message", "functions", "messages", "self", "tools"}
 )
 
+_STOP_SCHEMA = {"type": "string", "minLength": 1, "maxLength": MAX_STOP_LENGTH}
+_Stop = Annotated[
+    str | list[str] | None,
+    PlainValidator(_stop),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                _STOP_SCHEMA,
+                {"type": "array", "items": _STOP_SCHEMA, "maxItems": MAX_STOPS},
+                {"type": "null"},
+            ]
+        }
+    ),
+]
+_LogitBias = Annotated[
+    dict[int, float] | None,
+    PlainValidator(_logit_bias),
+    WithJsonSchema(
+        {
+            "type": ["object", "null"],
+            "patternProperties": {
+                "^[0-9]{1,10}$": {"type": "number", "minimum": BIAS.low, "maximum": BIAS.high}
+            },
+            "additionalProperties": False,
+            "maxProperties": MAX_BIASES,
+        }
+    ),
+]
 _Name = Annotated[str, Field(max_length=MAX_NAME)]
 _TokenId = Annotated[int, Field(ge=0, le=MAX_TOKEN_ID)]
 _TokenIds = Annotated[list[_TokenId], Field(max_length=MAX_TOKENS, fail_fast=True)]
-_TemplateKwargs = Annotated[dict[str, Any], PlainValidator(_template_kwargs)]
+_TemplateKwargs = Annotated[
+    dict[str, Any],
+    PlainValidator(_template_kwargs),
+    WithJsonSchema(
+        {
+            "type": ["object", "null"],
+            "propertyNames": {
+                "pattern": f"^{_VARIABLE}$",
+                "not": {"enum": sorted(_OWN_KWARGS)},
+            },
+            "maxProperties": MAX_TEMPLATE_KWARGS,
+        }
+    ),
+]
 
 
 class GenerationRequest(_Strict):
@@ -162,8 +211,8 @@ class GenerationRequest(_Strict):
     presence_penalty: float | None = None
     frequency_penalty: float | None = None
     repetition_penalty: float | None = None
-    logit_bias: Annotated[dict[int, float] | None, PlainValidator(_logit_bias)] = None
-    stop: Annotated[str | list[str] | None, PlainValidator(_stop)] = None
+    logit_bias: _LogitBias = None
+    stop: _Stop = None
     stop_token_ids: _TokenIds | None = None
     include_stop_str_in_output: bool | None = None
     ignore_eos: bool | None = None
@@ -182,12 +231,12 @@ class GenerationRequest(_Strict):
         """The fields that are served, once it is sure that the others ask for nothing."""
         if not isinstance(data, dict):
             return data
-        for name, values in _NEUTRAL.items():
+        for name, values in NEUTRAL.items():
             value = data.get(name)
             if value is not None and not any(type(value) is type(v) and value == v for v in values):
                 only = f"; only {' or '.join(map(json.dumps, values))} is allowed" if values else ""
                 raise invalid(name, f"{name} is not supported{only}")
-        return {k: v for k, v in data.items() if k not in _NEUTRAL and k not in _INERT}
+        return {k: v for k, v in data.items() if k not in NEUTRAL and k not in INERT}
 
 
 _ROLES = ("system", "developer", "user", "assistant", "tool")
@@ -264,7 +313,40 @@ def _messages(value: Any) -> list[dict[str, str]]:
     return [_message(number, message) for number, message in enumerate(value)]
 
 
-Messages = Annotated[list[dict[str, str]], PlainValidator(_messages)]
+def _messages_schema() -> dict[str, Any]:
+    part = {
+        "type": "object",
+        "properties": {"type": {"const": "text"}, "text": {"type": "string"}},
+        "required": ["type", "text"],
+        "additionalProperties": False,
+    }
+    parts = {"type": "array", "items": part, "minItems": 1, "maxItems": MAX_PARTS}
+    name = {"type": ["string", "null"], "maxLength": MAX_NAME}
+    nothing = {"anyOf": [{"type": "null"}, {"type": "array", "maxItems": 0}]}
+    own: dict[str, dict[str, Any]] = {
+        "assistant": dict.fromkeys(sorted(_ASSISTANT_NULLS), nothing),
+        "tool": {"tool_call_id": name},
+    }
+    kinds = [
+        {
+            "type": "object",
+            "properties": {
+                "role": {"enum": roles},
+                "content": {"anyOf": [{"type": "string"}, parts]},
+                "name": name,
+                **own.get(roles[0], {}),
+            },
+            "required": ["role", "content"],
+            "additionalProperties": False,
+        }
+        for roles in ([role for role in _ROLES if role not in own], ["assistant"], ["tool"])
+    ]
+    return {"type": "array", "items": {"oneOf": kinds}, "minItems": 1, "maxItems": MAX_MESSAGES}
+
+
+Messages = Annotated[
+    list[dict[str, str]], PlainValidator(_messages), WithJsonSchema(_messages_schema())
+]
 
 
 class ChatRequest(GenerationRequest):
@@ -301,8 +383,28 @@ def _prompts(value: Any) -> list[str | list[int]]:
     )
 
 
+_ID_SCHEMA = {"type": "integer", "minimum": 0, "maximum": MAX_TOKEN_ID}
+_IDS_SCHEMA = {"type": "array", "items": _ID_SCHEMA, "minItems": 1, "maxItems": MAX_TOKENS}
+_Prompts = Annotated[
+    list[str | list[int]],
+    PlainValidator(_prompts),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "string"},
+                _IDS_SCHEMA,
+                *(
+                    {"type": "array", "items": items, "minItems": 1, "maxItems": MAX_PROMPTS}
+                    for items in ({"type": "string"}, _IDS_SCHEMA)
+                ),
+            ]
+        }
+    ),
+]
+
+
 class CompletionRequest(GenerationRequest):
-    prompt: Annotated[list[str | list[int]], PlainValidator(_prompts)]
+    prompt: _Prompts
     best_of: int | None = None
     echo: bool | None = None
     logprobs: int | None = None

@@ -90,7 +90,7 @@ class Server:
         else:
             admin = listen.on_address(*address)
         self.admin_url = listen.url(admin)
-        app = create_app(state, config, clock, gate, admin=True)
+        app = create_app(state, config, clock, gate, for_admins=True)
         self._listeners.append((_Uvicorn(_settings(app, config, None)), admin))
 
     def stop(self) -> None:

@@ -6,7 +6,7 @@ from pieria.server.edge import Exchange
 from pieria.server.errors import RETRY_SECONDS
 from pieria.server.job import check_model
 from pieria.server.metrics import CONTENT_TYPE
-from pieria.server.responses import ModelCard, ModelList
+from pieria.server.responses import Load, ModelCard, ModelList, Status, Version
 from pieria.server.state import ServerState
 
 
@@ -27,14 +27,14 @@ async def health(exchange: Exchange) -> None:
     """200 while the engine starts, idles or makes progress; else 503: whoever can, restart it."""
     state, seconds = exchange.state, exchange.config.health_timeout_seconds
     if state.client.failure is not None:
-        await exchange.reply({"status": "dead", "reason": "the engine has failed"}, 503)
+        await exchange.reply(Status("dead", "the engine has failed"), 503)
     elif state.served is None:
-        await exchange.reply({"status": "starting"})
+        await exchange.reply(Status("starting"))
     elif not state.client.progressing(seconds):
         reason = f"the engine has finished no step for more than {seconds:g} s"
-        await exchange.reply({"status": "stuck", "reason": reason}, 503)
+        await exchange.reply(Status("stuck", reason), 503)
     else:
-        await exchange.reply({"status": "ok"})
+        await exchange.reply(Status("ok"))
 
 
 async def ready(exchange: Exchange) -> None:
@@ -47,9 +47,9 @@ async def ready(exchange: Exchange) -> None:
     elif state.served is None:
         reason = "starting"
     else:
-        await exchange.reply({"status": "ready"})
+        await exchange.reply(Status("ready"))
         return
-    await exchange.reply({"status": reason}, 503, retry_after=RETRY_SECONDS)
+    await exchange.reply(Status(reason), 503, retry_after=RETRY_SECONDS)
 
 
 async def metrics(exchange: Exchange) -> None:
@@ -59,7 +59,14 @@ async def metrics(exchange: Exchange) -> None:
 
 async def version(exchange: Exchange) -> None:
     """The version of this program."""
-    await exchange.reply({"version": exchange.state.version})
+    await exchange.reply(Version(exchange.state.version))
+
+
+async def load(exchange: Exchange) -> None:
+    """How much work there is, for who shares it out between servers."""
+    state, stats = exchange.state, exchange.state.client.stats
+    used = stats.pages_held / stats.pages if stats.pages else 0.0
+    await exchange.reply(Load(len(state.in_flight) - 1, stats.running, stats.waiting, used))
 
 
 def _card(name: str, state: ServerState) -> ModelCard:
