@@ -40,10 +40,13 @@ Record = Callable[[Any, Callable[[], int]], AbstractContextManager[Recording]]
 
 
 def sizes(most: int) -> list[int]:
-    """How many rows recordings have: every number up to 8, then steps of at most a fifth."""
+    """How many rows recordings have: every number up to 32, then steps of at most a 16th.
+
+    A row that is nobody's costs as much as another, a recording some kilobytes.
+    """
     found = [1]
     while found[-1] < most:
-        found.append(min(most, found[-1] + max(1, found[-1] // 5)))
+        found.append(min(most, found[-1] + max(1, found[-1] // 16)))
     return found
 
 
