@@ -43,12 +43,19 @@ BLOCK = 512
 
 @dataclass(frozen=True)
 class Line:
-    """One call of an explained step. stage: of the pipeline. source: of its seconds."""
+    """One call of an explained step. stage: of the pipeline.
+
+    seconds: the least that the device allows for `flops` operations at the rate of the dtype `peak`
+    and `bytes` moved or sent, over what was measured of `source`.
+    """
 
     stage: int
     work: Work
     seconds: float
     source: str
+    flops: float
+    bytes: float
+    peak: str
 
 
 @dataclass(frozen=True)
@@ -153,7 +160,8 @@ class Predictor:
                 if is_nothing(work):
                     continue
                 found = self.timing.of(work)
-                lines.append(Line(i, work, float(found.seconds), found.source))
+                numbers = float(found.flops), float(found.bytes), found.peak
+                lines.append(Line(i, work, float(found.seconds), found.source, *numbers))
                 count += self.timing.kernels(work)
                 if isinstance(work, Exchange):
                     exchanging += lines[-1].seconds

@@ -83,29 +83,41 @@ class SpanTimer:
         """Of all requests of a step."""
         seconds = 0.0
         if span.singles:
-            moved = span.seen * self.remembered * self.kv_bytes
-            moved += span.singles * self.asked * self.width
-            roof = max(self.flops * span.seen / self.peak, moved / self.bandwidth)
+            flops, moved = self._cost_of_singles(span)
+            roof = max(flops / self.peak, moved / self.bandwidth)
             seconds = roof / self.generation.at(span.singles, span.context / span.singles)
-        return seconds + self._prompts(span.prompts) if span.prompts else seconds
+        if span.prompts:
+            flops, moved = self._cost_of_prompts(span.prompts)
+            roof = max(flops / self.peak, moved / self.bandwidth)
+            pairs = sum(visible_pairs(q, s, None) for q, s in span.prompts)
+            alike = max(1.0, sqrt(2 * pairs / len(span.prompts)))
+            seconds += roof / self.context.at(len(span.prompts), alike)
+        return seconds
 
-    def _prompts(self, prompts: Sequence[tuple[int, int]]) -> float:
+    def cost(self, span: Span) -> tuple[float, float]:
+        """(flops, bytes) of all requests of a step."""
+        flops, moved = self._cost_of_singles(span)
+        if span.prompts:
+            more = self._cost_of_prompts(span.prompts)
+            return flops + more[0], moved + more[1]
+        return flops, moved
+
+    def _cost_of_singles(self, span: Span) -> tuple[float, float]:
+        moved = span.seen * self.remembered * self.kv_bytes
+        return self.flops * span.seen, moved + span.singles * self.asked * self.width
+
+    def _cost_of_prompts(self, prompts: Sequence[tuple[int, int]]) -> tuple[float, float]:
         window, work = self.window, self.work
         pairs = sum(visible_pairs(q, s, window) for q, s in prompts)
-        whole = pairs if window is None else sum(visible_pairs(q, s, None) for q, s in prompts)
         queries = sum(q for q, _ in prompts)
         read = sum(s - oldest_visible(s - q, window) for q, s in prompts)
-        if self.expands:
-            assert isinstance(work, Latents)
-            k_size = work.nope_dim + work.size - work.rank
-            flops = 2 * work.heads * (k_size + work.v_dim) * pairs
-            # Keys and values of what was remembered before are made once more.
-            before = sum(s - q for q, s in prompts)
-            flops += 2 * work.heads * work.rank * (work.nope_dim + work.v_dim) * before
-            moved = work.heads * (k_size + work.v_dim) * (queries + read) * self.width
-        else:
-            flops = self.flops * pairs
+        if not self.expands:
             moved = read * self.remembered * self.kv_bytes + queries * self.asked * self.width
-        roof = max(flops / self.peak, moved / self.bandwidth)
-        alike = max(1.0, sqrt(2 * whole / len(prompts)))
-        return roof / self.context.at(len(prompts), alike)
+            return self.flops * pairs, moved
+        assert isinstance(work, Latents)
+        k_size = work.nope_dim + work.size - work.rank
+        flops = 2 * work.heads * (k_size + work.v_dim) * pairs
+        # Keys and values of what was remembered before are made once more.
+        before = sum(s - q for q, s in prompts)
+        flops += 2 * work.heads * work.rank * (work.nope_dim + work.v_dim) * before
+        return flops, work.heads * (k_size + work.v_dim) * (queries + read) * self.width

@@ -33,10 +33,18 @@ LEAST = 32
 
 @dataclass(frozen=True)
 class Seconds:
-    """seconds: a number, or an array where the work's numbers are arrays. source: why."""
+    """seconds: a number, or an array where the work's numbers are arrays. source: of what was
+    measured.
+
+    flops, bytes: what is computed, and moved from and to memory, or sent. peak: the dtype at whose
+    rate it is computed; empty for what moves bytes alone.
+    """
 
     seconds: Any
     source: str
+    flops: Any
+    bytes: Any
+    peak: str = ""
 
 
 class Timing:
@@ -67,17 +75,19 @@ class Timing:
         """ValueError if the cluster does not join as many cards as an exchange needs."""
         if isinstance(work, Exchange):
             took = self.collectives.seconds(work.op, work.bytes, work.ranks, work.stride)
-            return Seconds(took, f"measured on {self.collectives.like}")
+            source = f"{work.op} over {work.ranks} ranks, as measured on {self.collectives.like}"
+            return Seconds(took, source, 0.0, work.bytes)
         if isinstance(work, Stream):
-            return Seconds(stream_seconds(work.bytes, self.roof.bandwidth), "0.8 of bandwidth")
-        source = f"utilisation measured on {self.surfaces.like}"
+            took = stream_seconds(work.bytes, self.roof.bandwidth)
+            return Seconds(took, "0.8 of the bandwidth, and 3 us", work.flops, work.bytes)
         if isinstance(work, Product):
-            return Seconds(self._product(work), source)
+            return self._product(work)
         if isinstance(work, Experts):
-            return Seconds(self._experts(work), source)
-        window = work.window if isinstance(work, Attention) else None
-        span = Span.of(work.queries, work.contexts, window)
-        return Seconds(self.spans(work).seconds(span), source)
+            return self._experts(work)
+        timer = self.spans(work)
+        span = Span.of(work.queries, work.contexts, timer.window)
+        source = f"attention as measured on {self.surfaces.like}"
+        return Seconds(timer.seconds(span), source, *timer.cost(span), "bfloat16")
 
     def kernels(self, work: Work) -> int:
         """How many launches a call is for engines: of what is not in `work` as a call of its own.
@@ -144,7 +154,7 @@ class Timing:
             )
         return self._spans[shape]
 
-    def _product(self, work: Product) -> Any:
+    def _product(self, work: Product) -> Seconds:
         in_format = work.place == "layer" and not self.precision.experts_only
         weight = self.precision.weight_bytes if in_format else self.width
         outer, inner = max(work.outer * work.parts, LEAST), max(work.inner, LEAST)
@@ -152,15 +162,17 @@ class Timing:
         size = weight * outer * inner
         size = size + self.width * rows * (outer + work.parts * inner)
         flops = 2.0 * rows * outer * inner
-        roof = self.roof.seconds(flops, size, self.precision.peak if in_format else "bfloat16")
+        peak = self.precision.peak if in_format else "bfloat16"
+        roof = self.roof.seconds(flops, size, peak)
         name = self.products if in_format else "bfloat16"
         seconds = roof / self.surfaces.product(name)(rows, outer, inner)
         if work.gated:
             moved = 1.5 * self.width * rows * outer
             seconds = seconds + stream_seconds(moved, self.roof.bandwidth)
-        return seconds
+        source = f"products in {name} as measured on {self.surfaces.like}"
+        return Seconds(seconds, source, flops, size, peak)
 
-    def _experts(self, work: Experts) -> Any:
+    def _experts(self, work: Experts) -> Seconds:
         sizes = work.hidden, work.size, work.top, work.here, work.total
         tokens = np.maximum(work.tokens, 1)
         flops, moved = experts_cost(
@@ -169,7 +181,10 @@ class Timing:
         roof = self.roof.seconds(flops, moved, self.precision.peak)
         surface, scale = self.surfaces.experts(self.products, self.routing, sizes)
         seconds = roof / surface(tokens * scale)
-        return np.minimum(seconds, self._grouped(work)) if self.practice.grouped else seconds
+        if self.practice.grouped:
+            seconds = np.minimum(seconds, self._grouped(work))
+        source = f"experts in {self.products} as measured on {self.surfaces.like}"
+        return Seconds(seconds, source, flops, moved, self.precision.peak)
 
     def _grouped(self, work: Experts) -> Any:
         """Of experts whose rows stand together, as DeepGEMM's README has it: 8 x 4096 rows are
