@@ -10,7 +10,7 @@ OLDEST := .venv-oldest/bin
 KERNELS := $(wildcard src/pieria/kernels/cpu/*.cpp src/pieria/kernels/cpu/*.h)
 CPP = $(shell git ls-files '*.cpp' '*.cc' '*.h' '*.hpp' '*.cu' '*.mu' '*.muh')
 
-.PHONY: serve chat support test test-slow test-files test-oldest fuzz fuzz-api lint bench bench-peers clean
+.PHONY: serve chat support test test-slow test-browser test-files test-oldest fuzz fuzz-api lint bench bench-peers clean
 
 serve: .venv/serve.stamp
 	$(BIN)/pieria pull $(MODEL)
@@ -21,11 +21,15 @@ chat: .venv/serve.stamp
 	$(BIN)/pieria chat $(MODEL) $(ARGS)
 
 test: .venv/dev.stamp
-	$(BIN)/python -m pytest -m "not gpu and not files and not slow" $(ARGS)
+	$(BIN)/python -m pytest -m "not gpu and not files and not browser and not slow" $(ARGS)
 
 # What takes longer: many more examples of what `make test` tries a few of.
 test-slow: .venv/dev.stamp
 	$(BIN)/python -m pytest -m slow $(ARGS)
+
+# Pages in Chromium, which must be there: apt-get install chromium-headless-shell, or chromium.
+test-browser: .venv/browser.stamp
+	$(BIN)/python -m pytest -m browser $(ARGS)
 
 # Against all vocabularies and chat templates of llama.cpp, which are fetched once, some 80 MB.
 test-files: .venv/dev.stamp
@@ -41,11 +45,11 @@ fuzz-api: .venv/dev.stamp
 
 # docs/SUPPORT.md, from what passes.
 support: .venv/dev.stamp
-	$(BIN)/python -m pytest -q -m "not gpu and not files" tests/models tests/engine --support docs/SUPPORT.md
+	$(BIN)/python -m pytest -q -m "not gpu and not files and not browser" tests/models tests/engine --support docs/SUPPORT.md
 
 # Ops and models on the oldest torch that is supported.
 test-oldest: .venv-oldest/test.stamp
-	$(OLDEST)/python -m pytest -m "not gpu and not files and not slow" tests/ops tests/models $(ARGS)
+	$(OLDEST)/python -m pytest -m "not gpu and not files and not browser and not slow" tests/ops tests/models $(ARGS)
 
 lint: .venv/dev.stamp
 	$(BIN)/ruff check .

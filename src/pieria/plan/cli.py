@@ -65,6 +65,7 @@ def serve(options: argparse.Namespace) -> int:
 
     from pieria.config import collect
     from pieria.plan.serve_options import (
+        STANDARD_OUTPUT,
         EngineOptions,
         LayoutOptions,
         OutputOptions,
@@ -77,13 +78,12 @@ def serve(options: argparse.Namespace) -> int:
     if wanted.workload == "help":
         print(HELP)
         return 0
-    from pieria.plan import serve, show
-    from pieria.plan.serve_report import as_json
+    from pieria.plan import serve, show, write
 
     with _progress() as watchers:
         report = serve.serve(wanted, layout, engine, watchers)
-    if output.json:
-        print(json.dumps(as_json(report), indent=2))
+    write.write(report, output)
+    if output.json == STANDARD_OUTPUT:
         return 0
     console = Console(width=_width())
     for table in show.tables(report, output.explain):

@@ -38,7 +38,10 @@ class Watchers:
 
 
 def serve(
-    options: PlanOptions, layout: LayoutOptions, engine: EngineOptions, watchers: Watchers
+    options: PlanOptions,
+    layout: LayoutOptions = LayoutOptions(),  # noqa: B008 (it is frozen)
+    engine: EngineOptions = EngineOptions(),  # noqa: B008
+    watchers: Watchers = Watchers(),  # noqa: B008
 ) -> ServeReport:
     """ValueError naming what is wrong, and what would work."""
     load, bounds = workload(options.workload), slo(options.slo)

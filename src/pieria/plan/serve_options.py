@@ -4,6 +4,7 @@ Knows options and their bounds. Does not know models or devices.
 """
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from pieria.config import option
 from pieria.plan.practice import PRACTICES
@@ -108,7 +109,32 @@ class EngineOptions:
 
 @dataclass(frozen=True)
 class OutputOptions:
-    """Output"""
+    """Output
 
-    json: bool = option(False, help="an object instead of tables")
+    Tables, and besides, each of these that is given.
+    """
+
     explain: bool = option(False, help="say where every number comes from")
+    json: Path | None = option(
+        None, metavar="FILE", help="all of it as one object; -: to standard output, and no tables"
+    )
+    html: Path | None = option(
+        None, metavar="FILE", help="all of it as one page with charts, which needs no network"
+    )
+    trace: Path | None = option(
+        None, metavar="FILE", help="the first steps, for chrome://tracing or ui.perfetto.dev"
+    )
+
+    def __post_init__(self) -> None:
+        """Before anything is planned: planning takes long."""
+        for name in ("json", "html", "trace"):
+            path = getattr(self, name)
+            if path is None or path == STANDARD_OUTPUT:
+                if path is not None and name != "json":
+                    raise ValueError(f"{name}={path} must be a file")
+            elif path.is_dir() or not path.parent.is_dir():
+                wrong = "it is a folder" if path.is_dir() else f"there is no folder {path.parent}"
+                raise ValueError(f"{name}={path} must be a file: {wrong}")
+
+
+STANDARD_OUTPUT = Path("-")

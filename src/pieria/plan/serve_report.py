@@ -9,8 +9,10 @@ from typing import Any
 
 from pieria.config import Decision
 from pieria.engine.scheduler import SchedulerConfig
-from pieria.hardware.listing import Row, cluster_rows, device_rows
+from pieria.hardware.spec import DeviceSpec
+from pieria.plan.assumptions import Assumption, assumptions
 from pieria.plan.bounds import Side, at
+from pieria.plan.errors import ErrorRow, stored
 from pieria.plan.outcome import Simulation
 from pieria.plan.placed import Subject, placed
 from pieria.plan.precision import Precision
@@ -33,21 +35,6 @@ from pieria.plan.workload import Workload
 
 LOADS = (0.1, 0.3, 0.5, 0.65, 0.8, 0.9, 1.0)
 """Of the largest rate by a bound, at which latency is shown against throughput."""
-
-
-@dataclass(frozen=True)
-class Assumption:
-    """A number behind the result. value, low, high: with units, as text; low and high may be empty.
-
-    inferred: nobody measured or published it.
-    """
-
-    what: str
-    value: str
-    low: str
-    high: str
-    inferred: bool
-    source: str
 
 
 @dataclass(frozen=True)
@@ -74,11 +61,13 @@ class ServeReport:
     """evaluated: the best first, all under `workload`, or fewer of its requests where there are
     several. pareto: places of those that none beats. detail: of the first.
 
-    stand_ins: what was not measured on this device and what was taken instead, and how often.
+    device: with all its numbers; cluster: its name. stand_ins: what was not measured on this device
+    and what was taken instead, and how often. errors: of this planner's predictions for machines
+    that were measured, whatever the report is of.
     """
 
     model: str
-    device: str
+    device: DeviceSpec
     cluster: str
     cards: int
     practice: str
@@ -91,6 +80,7 @@ class ServeReport:
     detail: Best
     assumptions: tuple[Assumption, ...]
     stand_ins: Mapping[str, int]
+    errors: tuple[ErrorRow, ...]
 
 
 def plan_one(
@@ -139,10 +129,9 @@ def _report(
     assert short.requests is not None
     curve = load_curve(way, short, slo, min(short.requests, 400), LOADS)
     kept = [point.offered for point in curve if point.good_share >= slo.share]
-    device = subject.cluster.device
     return ServeReport(
         model=subject.name,
-        device=device.name,
+        device=subject.cluster.device,
         cluster=subject.cluster.name,
         cards=way.cards,
         practice=subject.practice.name,
@@ -164,6 +153,7 @@ def _report(
         ),
         assumptions=assumptions(subject),
         stand_ins=way.answers.predictor.notes,
+        errors=stored(),
     )
 
 
@@ -184,52 +174,6 @@ def _at_bounds(way: Way, workload: Workload, slo: Slo, side: Side) -> Summary | 
     return summary(bounded.run(workload, slo), workload, way.cards)
 
 
-def assumptions(subject: Subject) -> tuple[Assumption, ...]:
-    """Every number that the result rests on: of the device and what joins it, and ours."""
-    cluster, practice = subject.cluster, subject.practice
-    rows = [*device_rows(cluster.device), *cluster_rows(cluster)]
-    return (
-        *(_assumption(row) for row in rows),
-        Assumption(
-            "memory that the engine may use",
-            f"{subject.memory_fraction:g}",
-            "",
-            "",
-            True,
-            "of each card's; the rest is the driver's and others', as vLLM has it",
-        ),
-        Assumption(
-            "tokens in a page",
-            str(subject.page_tokens),
-            "",
-            "",
-            False,
-            "asked for, or what paged kernels want (FlashMLA and others: 64)",
-        ),
-        Assumption(
-            "between users and the engine",
-            f"{practice.front_seconds * 1e3:g} ms and {practice.front_token * 1e6:g} us a token",
-            "",
-            "",
-            True,
-            f"as of {practice.name}; see pieria.plan.practice",
-        ),
-        Assumption(
-            "routing of tokens to experts",
-            subject.routing.name,
-            "",
-            "",
-            True,
-            "real routing is known only when the weights are there",
-        ),
-    )
-
-
-def _assumption(row: Row) -> Assumption:
-    label, value, low, high, _, source = row.cells()
-    return Assumption(label, value, low, high, row.what.inferred, source)
-
-
 def as_json(report: ServeReport) -> dict[str, Any]:
     """All of it but for single requests, which `Simulation.served` has."""
     short = replace(report.detail.simulation, served=())
@@ -245,6 +189,8 @@ def _plain(value: Any) -> Any:
         return {"op": type(value).__name__, **made} if "op" in made else made
     if isinstance(value, Mapping):
         return {str(key): _plain(one) for key, one in value.items()}
+    if isinstance(value, frozenset):
+        return sorted(value)
     if isinstance(value, tuple | list):
         return [_plain(one) for one in value]
     return value

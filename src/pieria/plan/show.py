@@ -1,10 +1,14 @@
 """Reports as tables for a terminal. Knows numbers and rich. Decides nothing."""
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 from rich.table import Table
 
 from pieria.config import format_size
+from pieria.plan.calls import calls
+from pieria.plan.errors import ErrorRow
+from pieria.plan.explain import derivations
 from pieria.plan.outcome import Quantiles
 from pieria.plan.serve_report import ServeReport
 from pieria.plan.serving import Evaluated, Summary
@@ -13,7 +17,8 @@ from pieria.plan.serving import Evaluated, Summary
 def tables(report: ServeReport, explain: bool = False) -> Iterator[Table]:
     """The ways, and of the best what it gives, holds and rests on.
 
-    explain: also every call of typical steps, and every number with its source.
+    explain: also how each number came about, every call of typical steps, and every assumption with
+    its source.
     """
     yield ways(report)
     yield best(report)
@@ -24,8 +29,10 @@ def tables(report: ServeReport, explain: bool = False) -> Iterator[Table]:
     if report.stand_ins:
         yield stand_ins(report)
     if explain:
+        yield derived(report)
         yield from steps(report)
         yield assumed(report)
+    yield errors(report)
 
 
 MOST_ROWS = 16
@@ -44,7 +51,7 @@ def ways(report: ServeReport) -> Table:
         "a card",
         "in SLO",
         "",
-        title=f"{report.model} on {report.cards} x {report.device}: {report.workload}",
+        title=f"{report.model} on {report.cards} x {report.device.name}: {report.workload}",
         caption=f"SLO: {report.slo}; as {report.practice}, {report.routing} routing;"
         " *: no other way is better in everything"
         + (f"; {len(hidden)} more are worse" if hidden else ""),
@@ -67,37 +74,50 @@ def ways(report: ServeReport) -> Table:
     return table
 
 
+@dataclass(frozen=True)
+class NumberRow:
+    """A number of the best way; low, high: at the machine's worst and best, for those that vary."""
+
+    name: str
+    value: str
+    low: str = ""
+    high: str = ""
+
+
 def best(report: ServeReport) -> Table:
-    one, detail = report.evaluated[0], report.detail
-    s = one.summary
-    table = Table("", "value", "at worst", "at best", title=f"{one.label} in {one.label.precision}")
+    label = report.evaluated[0].label
+    table = Table("", "value", "at worst", "at best", title=f"{label} in {label.precision}")
+    for row in best_rows(report):
+        table.add_row(row.name, row.value, row.low, row.high)
+    return table
 
-    def row(name: str, text: str, bound: bool = False) -> None:
-        low, high = "", ""
-        if bound:
-            low, high = (
-                _numbers(side)[name] if side else "does not fit"
-                for side in (detail.worst, detail.best)
-            )
-        table.add_row(name, text, low, high)
 
-    for name, text in _numbers(s).items():
-        row(name, text, bound=True)
-    row("between tokens, p50, p99", _two(s.gaps))
-    row("waiting for the first step, p50, p99", _two(s.queued))
-    row("requests in a step, mean, most", f"{s.running:.1f}, {s.most_running}")
-    row("most waiting", str(s.most_waiting))
-    row("busy", f"{s.busy:.1%}")
-    row("cache in use at most", f"{s.most_held:.1%}")
-    row("prompt tokens found in the cache", f"{s.hit_share:.1%}")
-    row("preemptions", str(s.preemptions))
+def best_rows(report: ServeReport) -> list[NumberRow]:
+    """All that is shown of it."""
+    detail, s = report.detail, report.evaluated[0].summary
+    usual, *sides = (_numbers(one) if one else None for one in (s, detail.worst, detail.best))
+    assert usual is not None
+    rows = [
+        NumberRow(name, text, *(side[name] if side else "does not fit" for side in sides))
+        for name, text in usual.items()
+    ]
+    more = {
+        "between tokens, p50, p99": _two(s.gaps),
+        "waiting for the first step, p50, p99": _two(s.queued),
+        "requests in a step, mean, most": f"{s.running:.1f}, {s.most_running}",
+        "most waiting": str(s.most_waiting),
+        "busy": f"{s.busy:.1%}",
+        "cache in use at most": f"{s.most_held:.1%}",
+        "prompt tokens found in the cache": f"{s.hit_share:.1%}",
+        "preemptions": str(s.preemptions),
+        "refused": str(s.refused),
+    }
     if s.handover is not None:
-        row("handing a prompt over, p50, p99", _two(s.handover))
-    row("refused", str(s.refused))
+        more["handing a prompt over, p50, p99"] = _two(s.handover)
     if detail.within_slo is not None:
         unit = "users" if s.is_closed else "requests/s"
-        row("largest load tried that keeps the SLO", f"{detail.within_slo:.3g} {unit}")
-    return table
+        more["largest load tried that keeps the SLO"] = f"{detail.within_slo:.3g} {unit}"
+    return rows + [NumberRow(name, text) for name, text in more.items()]
 
 
 def memory(one: Evaluated) -> Table:
@@ -166,22 +186,59 @@ def steps(report: ServeReport) -> Iterator[Table]:
             "times",
             "seconds",
             "share",
+            "flops/byte",
+            "reached",
             "from",
             title=f"a step of {step.name}: {step.requests} requests, {step.tokens} tokens,"
             f" {step.context} of context: {found.seconds * 1e3:.3f} ms",
+            caption="seconds: of all; reached: share of what the device's peak and bandwidth allow",
         )
-        calls: dict[tuple[int, str, str], tuple[int, float]] = {}
-        for line in found.lines:
-            key = line.stage, line.work.op, line.source
-            times, seconds = calls.get(key, (0, 0.0))
-            calls[key] = times + 1, seconds + line.seconds
-        extra = {(0, name, ""): (1, seconds) for name, seconds in found.extra}
-        for (stage, op, source), (times, seconds) in {**calls, **extra}.items():
-            share = seconds / found.seconds if found.seconds else 0.0
+        for one in calls(found, report.device):
+            share = one.all_seconds / found.seconds if found.seconds else 0.0
             table.add_row(
-                str(stage), op, str(times), f"{seconds * 1e6:,.1f} us", f"{share:.1%}", source
+                str(one.stage),
+                f"{one.name}: {one.shape}",
+                str(one.times),
+                f"{one.all_seconds * 1e6:,.1f} us",
+                f"{share:.1%}",
+                f"{one.intensity:.3g}" if one.flops else "",
+                "" if one.reached is None else f"{one.reached:.0%}",
+                one.source,
             )
+        for name, seconds in found.extra:
+            share = seconds / found.seconds if found.seconds else 0.0
+            table.add_row("", name, "", f"{seconds * 1e6:,.1f} us", f"{share:.1%}", "", "", "")
         yield table
+
+
+def derived(report: ServeReport) -> Table:
+    table = Table("number", "is", "rests on", title="where numbers come from")
+    for one in derivations(report):
+        table.add_row(one.number, one.how, one.rests)
+    return table
+
+
+def errors(report: ServeReport) -> Table:
+    table = Table(
+        *ERROR_HEADINGS,
+        title="this planner against what was measured and published",
+        caption="of serving on machines that exist; nothing is fitted to these measurements",
+    )
+    for row in report.errors:
+        table.add_row(*error_cells(row))
+    return table
+
+
+ERROR_HEADINGS = ("number", "on", "rows", "predicted", "median error", "worst", "bias")
+
+
+def error_cells(row: ErrorRow) -> tuple[str, ...]:
+    """As text, in the order of the headings."""
+    metric = f"{row.metric}, with a queue" if row.saturated else row.metric
+    found = (row.median, row.worst)
+    known = ["-" if x is None else f"{x:.1%}" for x in found]
+    bias = "-" if row.bias is None else f"{row.bias:+.1%}"
+    return metric, row.machine, str(row.rows), str(row.predicted), *known, bias
 
 
 def assumed(report: ServeReport) -> Table:
