@@ -16,6 +16,7 @@ PACKAGE = Path(__file__).parents[1] / "src" / "pieria"
 
 LEFT = {
     "clock": (),
+    "logs": (),
     "config": (),
     "hardware": (),
     "parallel": (),
@@ -26,7 +27,7 @@ LEFT = {
     "train": ("models",),
     "plan": ("hardware", "models", "engine", "train"),
 }
-"""What stands left of a part: it may import that, and what that may import, and the clock."""
+"""What stands left of a part: it may import that and what that may import, clock and logs too."""
 
 LIBRARY = set(LEFT) | {"server"}
 TOPS = {"__init__", "llm", "cli", "bench"}
@@ -38,6 +39,7 @@ TORCH_FREE = (
     "clock",
     "config",
     "llm",
+    "logs",
     "engine.client",
     "engine.engine",
     "engine.history",
@@ -86,7 +88,7 @@ TORCH_FREE = (
 )
 """Besides all of the server: what a process that computes nothing can import in a moment."""
 
-SERVER_MAY = {"server", "engine", "config", "clock"}
+SERVER_MAY = {"server", "engine", "config", "clock", "logs"}
 
 FORBIDDEN_MODULES = {"pickle", "marshal", "shelve", "dill", "cloudpickle", "joblib"}
 FORBIDDEN_CALLS = {"eval", "exec"}
@@ -101,7 +103,7 @@ def allowed(part: str) -> set[str]:
         return LIBRARY | TOPS
     if part == "server":
         return SERVER_MAY | {"models"}
-    found = {part, "clock"}
+    found = {part, "clock", "logs"} if part != "logs" else {part}
     for left in LEFT[part]:
         found |= allowed(left)
     return found

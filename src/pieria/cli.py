@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pieria import __version__
+from pieria import __version__, logs
 from pieria.clock import RealTime
 from pieria.config import Decision, add_arguments, collect, option, print_decisions
 from pieria.engine.runner_config import DTYPES, RunnerConfig
@@ -86,10 +86,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; 0 if it succeeded, 2 for what the user should change, 1 for what failed."""
     parser = _parser()
     options = parser.parse_args(arguments)
-    from pieria.engine.process import LOG_FORMAT
     from pieria.engine.text import EngineDead, RequestFailed
 
-    logging.basicConfig(level=logging.INFO, format=LOG_FORMAT)
+    logs.configure()
     try:
         result: int = options.run(options)
         return result
@@ -108,6 +107,7 @@ def serve(options: argparse.Namespace) -> int:
 
     parts = (RunnerConfig, SchedulerConfig, ServerConfig, VirtualConfig)
     runner, scheduler, server, virtual = collect(options, options.config, *parts)
+    logs.configure(server.log_format, getattr(logging, server.log_level.upper()))
     if runner.device.startswith(VIRTUAL):
         return asyncio.run(_serve(*_lent(runner, virtual), scheduler, server, virtual))
     given = [k for k, v in vars(virtual).items() if v != getattr(VirtualConfig(), k)]
@@ -297,6 +297,7 @@ async def _serve(
     for note in checkpoint.notes:
         log.warning("%s", note)
     settings: dict[str, Any] = {"runner": asdict(runner), "scheduler": asdict(scheduler)}
+    settings["log_format"] = config.log_format
     factory, title = FACTORY, ""
     if virtual is not None:
         factory, title = VIRTUAL_FACTORY, device_title(runner.device, virtual)

@@ -19,6 +19,7 @@ from typing import Any
 
 import msgspec
 
+from pieria import logs
 from pieria.engine.engine import Engine, RunnerLost
 from pieria.engine.link import BlockingLink, Closed
 from pieria.engine.messages import (
@@ -37,7 +38,6 @@ from pieria.engine.prefix_cache import PrefixCache
 from pieria.engine.scheduler import Scheduler, SchedulerConfig
 
 HEARTBEAT_SECONDS = 1.0
-LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
 log = logging.getLogger("pieria.engine.process")
 
@@ -78,6 +78,8 @@ def run(sock: socket.socket, factory: Factory) -> None:
         start = link.receive()
         if not isinstance(start, Start):
             raise ValueError(f"the first message was {type(start).__name__}, not Start")
+        if "log_format" in start.settings:
+            logs.configure(start.settings["log_format"])
         config = msgspec.convert(start.settings["scheduler"], SchedulerConfig)
         prepared = factory(start.settings)
         try:
@@ -164,7 +166,7 @@ def main(arguments: list[str]) -> None:
     # The front decides when the engine ends; Ctrl-C and service managers signal both processes.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
-    logging.basicConfig(level=logging.INFO, format=LOG_FORMAT)
+    logs.configure()
     gc.disable()  # what is imported stays, so looking through it for rubbish takes time for nothing
     module, name = factory.split(":")
     sock = socket.socket(fileno=int(fd))

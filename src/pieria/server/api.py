@@ -96,7 +96,7 @@ def create_app(
             )
         raise ApiError(404, f"there is no {request.method} {place}", code="unknown_url")
 
-    middleware = [Middleware(Edge, gate, state)]
+    middleware = [Middleware(Edge, gate, state, clock)]
     if config.allowed_origins:
         middleware.insert(0, Middleware(CORSMiddleware, **_cors(config)))
     app = Starlette(

@@ -11,6 +11,7 @@ from typing import Literal
 
 from pieria.config import option, size
 from pieria.engine.sampling_params import MAX_LOGPROBS
+from pieria.logs import LogFormat
 
 LogLevel = Literal["critical", "error", "warning", "info", "debug"]
 
@@ -85,7 +86,8 @@ class ServerConfig:
     shutdown_timeout_seconds: float = option(
         60.0, help="how long running requests may go on after a signal to stop"
     )
-    log_level: LogLevel = option("info", help="least severe messages of the HTTP layer to log")
+    log_level: LogLevel = option("info", help="least severe messages to log")
+    log_format: LogFormat = option("text", help="lines for people, or an object a line")
 
     def __post_init__(self) -> None:
         for name, low, high in (

@@ -16,8 +16,9 @@ from msgspec import Struct
 from pydantic import BaseModel
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from pieria import logs
 from pieria.clock import Clock
-from pieria.server.access import Access, Gate
+from pieria.server.access import Access, Gate, audit
 from pieria.server.config import ServerConfig
 from pieria.server.errors import ApiError, broken, unavailable
 from pieria.server.limits import Account
@@ -25,6 +26,7 @@ from pieria.server.responses import encode
 from pieria.server.state import ServerState
 
 logger = logging.getLogger(__name__)
+answered = logging.getLogger("pieria.server.answered")
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -58,6 +60,15 @@ class Route:
     content_type: str = JSON
 
 
+@dataclass
+class Counts:
+    """Tokens of one request so far."""
+
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    generated_tokens: int = 0
+
+
 @dataclass(frozen=True)
 class Exchange:
     """One request, and the way to answer it.
@@ -76,6 +87,7 @@ class Exchange:
     clock: Clock
     send: Send
     gate: Gate
+    counts: Counts
     routes: tuple[Route, ...]
 
     async def prepare(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
@@ -121,16 +133,22 @@ class Exchange:
 
 
 class Edge:
-    """The outermost layer: numbers requests, checks their heads, counts answers, sends errors."""
+    """The outermost layer: numbers requests, checks heads, counts and logs answers, sends errors.
 
-    def __init__(self, app: ASGIApp, gate: Gate, state: ServerState) -> None:
+    The log has no text of requests; what an error of ours says may quote them, so only where it
+    came from is logged, and the rest at level debug.
+    """
+
+    def __init__(self, app: ASGIApp, gate: Gate, state: ServerState, clock: Clock) -> None:
         self._app = app
+        self._clock = clock
         self._gate = gate
         self._state = state
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             raise ValueError(f"this server speaks HTTP only, not {scope['type']}")
+        began = self._clock.now()
         scope["request_id"] = secrets.token_hex(16)
         answer = _Answer(send, scope["request_id"])
         try:
@@ -141,13 +159,43 @@ class Edge:
             await answer.fail(error)
         except _ClientLeft:
             pass
-        except Exception:
-            logger.exception("request %s failed", scope["request_id"])
+        except Exception as error:
+            fields = {"request_id": scope["request_id"]}
+            logger.error("a request failed: %s", logs.where(error), extra=fields)
+            logger.debug("what it says", exc_info=error, extra=fields)
             await answer.fail(broken(scope["request_id"]))
         finally:
             endpoint = scope.get("endpoint")
-            route = endpoint.route.path if isinstance(endpoint, Endpoint) else "unmatched"
-            self._state.metrics.http_requests.labels(route, answer.status or CLIENT_LEFT).inc()
+            route = endpoint.route if isinstance(endpoint, Endpoint) else None
+            path = "unmatched" if route is None else route.path
+            status = answer.status or CLIENT_LEFT
+            self._state.metrics.http_requests.labels(path, status).inc()
+            self._log(scope, route, path, status, self._clock.now() - began)
+
+    def _log(
+        self, scope: Scope, route: "Route | None", path: str, status: str, seconds: float
+    ) -> None:
+        account, counts = scope.get("account"), scope.get("counts")
+        access = "unmatched" if route is None else route.access
+        log = audit if access == "admin" else answered
+        # Probes come every few seconds and tell nothing.
+        level = logging.DEBUG if access in ("public", "metrics") else logging.INFO
+        if not log.isEnabledFor(level):
+            return
+        fields = {
+            "request_id": scope["request_id"],
+            "key": None if account is None else account.name,
+            "method": scope.get("method"),
+            "route": path,
+            "status": status,
+            "seconds": round(seconds, 6),
+        }
+        if counts is not None and counts.prompt_tokens:
+            fields |= {
+                "prompt_tokens": counts.prompt_tokens,
+                "generated_tokens": counts.generated_tokens,
+            }
+        log.log(level, "answered", extra=fields)
 
 
 class Endpoint:
@@ -200,6 +248,7 @@ class Endpoint:
         receive: Receive,
         send: Send,
     ) -> None:
+        scope["counts"] = counts = Counts()
         exchange = Exchange(
             id=scope["request_id"],
             account=account,
@@ -211,6 +260,7 @@ class Endpoint:
             clock=self._clock,
             send=send,
             gate=self._gate,
+            counts=counts,
             routes=self._routes,
         )
         await _while_connected(self.route.handler(exchange), receive, self._state)

@@ -53,6 +53,8 @@ async def _watched(
         prompt.tokens, job.params, priority=job.priority, salt=account.salt + job.salt
     )
     account.take_prompt(len(prompt.tokens))
+    counts = exchange.counts
+    counts.prompt_tokens += len(prompt.tokens)
     if job.params.prompt_logprobs is not None:
         deltas = _prompt_first(deltas)
     try:
@@ -61,9 +63,12 @@ async def _watched(
                 now = clock.now()
                 if delta.tokens:
                     account.take_generated(len(delta.tokens))
+                    counts.generated_tokens += len(delta.tokens)
                     before = latest.get(delta.choice)
                     if before is None:
-                        account.take_cached(delta.cached_tokens if delta.choice == 0 else 0)
+                        cached = delta.cached_tokens if delta.choice == 0 else 0
+                        account.take_cached(cached)
+                        counts.cached_tokens += cached
                         metrics.first_token_seconds.observe(now - exchange.arrived)
                     else:
                         gap = (now - before) / len(delta.tokens)

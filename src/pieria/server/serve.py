@@ -15,9 +15,10 @@ from typing import Any, cast
 
 import uvicorn
 
+from pieria import logs
 from pieria.clock import Clock
 from pieria.server import listen, tls
-from pieria.server.access import Gate
+from pieria.server.access import Gate, audit
 from pieria.server.api import create_app
 from pieria.server.config import ServerConfig
 from pieria.server.connection import Connection
@@ -69,6 +70,7 @@ class Server:
         self._config = config
         self._clock = clock
         self._stops = 0
+        self._audit = None if config.audit_log is None else logs.to_file(config.audit_log)
         gate = Gate(config, clock)
         context = tls.context(config)
         self._reload = Reload(config, gate, context)
@@ -104,6 +106,9 @@ class Server:
     async def run(self, load: Callable[[], Awaitable[Served]]) -> int:
         """Serve until stopped; the exit status. ValueError as `serve`. Call it once."""
         http = asyncio.gather(*(server.serve(sockets=[at]) for server, at in self._listeners))
+        audit.setLevel(logging.INFO)  # however little else is logged
+        if self._audit is not None:
+            audit.addHandler(self._audit)
         watching = asyncio.create_task(self._reload.watch())
         loading = asyncio.ensure_future(load())
         try:
@@ -120,6 +125,9 @@ class Server:
             await http
             if isinstance(self._config.admin_address, Path):
                 self._config.admin_address.unlink(missing_ok=True)
+            if self._audit is not None:
+                audit.removeHandler(self._audit)
+                self._audit.close()
 
     async def _watch(self, http: "asyncio.Future[Any]", loading: "asyncio.Future[Served]") -> int:
         """Return when it is time to end."""
