@@ -303,7 +303,8 @@ async def _serve(
         factory, title = VIRTUAL_FACTORY, device_title(runner.device, virtual)
         log.warning("%s", title)
         settings |= {"virtual": asdict(virtual), "model": name}
-    client = await EngineClient.start_process(factory, settings, clock)
+    hang = config.engine_timeout_seconds
+    client = await EngineClient.start_process(factory, settings, clock, hang)
     # While the engine's process imports what it needs.
     from pieria.server.chat import template
     from pieria.server.serve import serve
@@ -318,7 +319,14 @@ async def _serve(
         ready = await client.wait_ready()
         print_decisions(Decision(*d) for d in ready.decisions)
         limit = scheduler.max_num_seqs + config.max_queued_requests
-        engine = TextEngine(client, tokenizer, ready.max_model_len, ready.vocabulary, limit)
+        engine = TextEngine(
+            client,
+            tokenizer,
+            ready.max_model_len,
+            ready.vocabulary,
+            limit,
+            config.max_queued_tokens,
+        )
         says = (catalog.generation_config(name), checkpoint.generation_config)
         defaults = sampling_defaults(*says) if config.generation_config == "auto" else {}
         return Served(engine, chat_template, defaults)

@@ -6,7 +6,7 @@ import signal
 import socket
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import aclosing, asynccontextmanager
+from contextlib import aclosing, asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +15,12 @@ import pytest
 
 from pieria.clock import RealTime
 from pieria.engine import client as client_module
-from pieria.engine import process
-from pieria.engine.client import EngineClient, EngineDead
-from pieria.engine.link import AsyncLink, BlockingLink, pack
-from pieria.engine.messages import Add, FromEngine, Output, Ready, Stats, ToEngine
+from pieria.engine import in_flight, process
+from pieria.engine.black_box import BlackBox
+from pieria.engine.child import Child, End
+from pieria.engine.client import EngineClient, EngineDead, TimedOut
+from pieria.engine.link import BlockingLink, pack
+from pieria.engine.messages import Add, Output, Ready, Stats, ToEngine
 from pieria.engine.sampling_params import SamplingParams
 from tests.engine.toy import alone
 from tests.engine.toy_factory import STOP, settings
@@ -304,6 +306,8 @@ async def test_an_engine_in_a_long_step_is_not_progressing() -> None:
     await client.wait_ready()
     reader = asyncio.create_task(news_of(client, endless("a")))
     await until(lambda: client.stats.steps >= 1)
+    RealTime().sleep(0.01)  # the next step has begun
+    assert client.progressing(0)
     clock.seconds += 31
     assert not client.progressing(30)
     await until(lambda: client.progressing(30))
@@ -314,9 +318,13 @@ async def test_an_engine_in_a_long_step_is_not_progressing() -> None:
 async def pair() -> tuple[EngineClient, BlockingLink, list[str]]:
     """A client, an engine's end without an engine, and what the engine's end would say."""
     ours, theirs = socket.socketpair()
-    link = await AsyncLink.open(ours, FromEngine)
     last: list[str] = []
-    client = EngineClient(link, RealTime(), lambda _: last[0] if last else None)
+    box = BlackBox.within_process()
+
+    def ended(patience_seconds: float) -> End:
+        return End(last[0] if last else None)
+
+    client = EngineClient(lambda: Child(ours, box, ended), settings(), RealTime())
     return client, BlockingLink(theirs, ToEngine), last
 
 
@@ -373,15 +381,19 @@ async def test_closing_a_process_that_loads_does_not_wait_for_it(
     monkeypatch.setattr(client_module, "CLOSE_SECONDS", 600.0)
     told = settings(waits=str(tmp_path / "go"))
     client = await EngineClient.start_process(FACTORY, told, RealTime())
+    await until(lambda: len(engine_processes()) == 1)
     [running] = engine_processes()
     await asyncio.wait_for(client.close(), 20)
     assert not running.is_running()
 
 
 def engine_processes() -> list[psutil.Process]:
-    return [
-        p for p in psutil.Process().children() if "pieria.engine.process" in " ".join(p.cmdline())
-    ]
+    found = []
+    for running in psutil.Process().children():
+        with suppress(psutil.NoSuchProcess):
+            if "pieria.engine.process" in " ".join(running.cmdline()):
+                found.append(running)
+    return found
 
 
 async def test_a_process_streams_and_ends(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -396,15 +408,135 @@ async def test_a_process_streams_and_ends(monkeypatch: pytest.MonkeyPatch) -> No
     assert client.failure == "the engine was shut down"
 
 
-async def test_a_process_that_is_killed_while_it_streams(monkeypatch: pytest.MonkeyPatch) -> None:
+def kill(number: signal.Signals = signal.SIGKILL) -> psutil.Process:
+    """The one engine that runs."""
+    [running] = engine_processes()
+    running.send_signal(number)
+    return running
+
+
+async def replaced(client: EngineClient, restarts: int = 1) -> None:
+    await until(lambda: client.restarts == restarts and client.ready)
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV])
+async def test_what_a_killed_engine_had_goes_on(
+    monkeypatch: pytest.MonkeyPatch, number: signal.Signals
+) -> None:
+    """Several kills: nothing is lost, sent twice or changed, and counters go on."""
     monkeypatch.chdir(ROOT)
-    async with engine(EngineClient.start_process, step_seconds=0.005) as client:
-        readers = [asyncio.create_task(news_of(client, endless(id))) for id in ("a", "b")]
-        await until(lambda: client.stats.running == 2)
-        [running] = engine_processes()
-        running.send_signal(signal.SIGKILL)
-        for reader in readers:
-            with pytest.raises(EngineDead, match="the engine process ended with exit code -9"):
-                await reader
-    assert client.in_flight == 0
+    adds = [
+        add(f"r{i}", (i + 1,) * (i + 2), 60, ignore_eos=True, logprobs=2, prompt_logprobs=1)
+        for i in range(5)
+    ]
+    async with engine(EngineClient.start_process, step_seconds=0.01) as client:
+        story = asyncio.create_task(news_of(client, *adds))
+        for restarts in (1, 2):
+            generated = client.stats.generated_tokens
+            await until(lambda: client.stats.generated_tokens > generated + 40)  # noqa: B023
+            kill(number)
+            await replaced(client, restarts)
+        found = await asyncio.wait_for(story, 20)
+        for message in adds:
+            wanted = alone(message, frozenset({STOP}))
+            news = found[message.id]
+            assert tokens_of(news) == wanted.tokens
+            assert [p for o in news for p in o.logprobs] == wanted.logprobs
+            assert [p for o in news for p in o.prompt_logprobs] == wanted.prompt_logprobs
+            assert [o.finish_reason for o in news][-1] == wanted.finish_reason
+        assert client.stats.generated_tokens >= 300
+        assert client.stats.pages_held == 0 and client.in_flight == 0
     assert engine_processes() == []
+
+
+async def test_requests_that_come_while_there_is_no_engine_are_kept(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(ROOT)
+    async with engine(EngineClient.start_process) as client:
+        kill()
+        await until(lambda: not client.ready)
+        message = add("a", max_tokens=20, ignore_eos=True)
+        gone = asyncio.create_task(news_of(client, endless("gone")))
+        story = await news_of(client, message)
+        assert tokens_of(story["a"]) == alone(message, frozenset({STOP})).tokens
+        gone.cancel()
+
+
+async def test_an_engine_that_hangs_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    told = settings(**LARGE, step_seconds=0.005)
+    client = await EngineClient.start_process(FACTORY, told, RealTime(), 2.0)
+    await client.wait_ready()
+    message = add("a", max_tokens=100, ignore_eos=True)
+    story = asyncio.create_task(news_of(client, message))
+    await until(lambda: client.stats.generated_tokens > 10)
+    stopped = kill(signal.SIGSTOP)
+    found = await asyncio.wait_for(story, 30)
+    assert tokens_of(found["a"]) == alone(message, frozenset({STOP})).tokens
+    assert client.restarts == 1 and not stopped.is_running()
+    await client.close()
+
+
+@pytest.mark.parametrize("how", ["crashes", "hangs"])
+async def test_a_request_that_ends_two_engines_is_refused(
+    monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    """The others are tried one by one, and finish as if nothing had happened."""
+    monkeypatch.chdir(ROOT)
+    told = settings(**LARGE, step_seconds=0.01, **{how: 99})
+    client = await EngineClient.start_process(FACTORY, told, RealTime(), 2.0)
+    await client.wait_ready()
+    adds = [add(f"r{i}", (i + 1, 2), 30, ignore_eos=True) for i in range(4)]
+    good = asyncio.create_task(news_of(client, *adds))
+    await until(lambda: client.stats.generated_tokens > 8)
+    bad = await asyncio.wait_for(news_of(client, add("bad", (99, 99, 99))), 40)
+    [refusal] = bad["bad"]
+    assert refusal.finish_reason == "error" and "not tried again" in str(refusal.error)
+    found = await asyncio.wait_for(good, 20)
+    for message in adds:
+        assert tokens_of(found[message.id]) == alone(message, frozenset({STOP})).tokens
+    assert client.restarts == 2
+    await client.close()
+
+
+async def test_an_engine_that_never_comes_back_is_a_failure(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(client_module, "MOST_FAILURES", 2)
+    once = tmp_path / "once"
+    told = settings(**LARGE, crash_if=str(once))
+    client = await EngineClient.start_process(FACTORY, told, RealTime())
+    await client.wait_ready()
+    reader = asyncio.create_task(news_of(client, endless("a")))
+    await until(lambda: client.stats.running == 1)
+    once.touch()
+    kill()
+    with pytest.raises(EngineDead, match="2 engines in a row failed, the last: .*gone for good"):
+        await asyncio.wait_for(reader, 30)
+    assert client.failure is not None and not client.ready
+    await client.close()
+
+
+async def test_a_slow_reader_is_left_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(in_flight, "MOST_BEHIND", 50)
+    async with engine() as client:
+        stream = client.stream([endless("a")])
+        await anext(stream)
+        await until(lambda: client.stats.generated_tokens > 60)
+        with pytest.raises(in_flight.TooSlow):
+            await anext(stream)
+        await stream.aclose()
+        await until(lambda: client.stats.pages_held == 0)
+        message = add("b")
+        assert tokens_of((await news_of(client, message))["b"]) != []
+
+
+async def test_a_request_whose_time_is_up_is_aborted() -> None:
+    async with engine(step_seconds=0.005) as client:
+        with pytest.raises(TimedOut, match="within 0.05 s"):
+            async for _ in client.stream([endless("a"), endless("b")], 0.05):
+                pass
+        assert client.in_flight == 0
+        await until(lambda: client.stats.pages_held == 0)

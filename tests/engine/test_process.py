@@ -1,6 +1,7 @@
 """The engine's loop: what it answers, when, and what ends it."""
 
 import itertools
+import os
 import queue
 import signal
 import socket
@@ -15,6 +16,7 @@ from typing import Any
 import pytest
 
 from pieria.engine import process
+from pieria.engine.black_box import BlackBox
 from pieria.engine.engine import RunnerLost
 from pieria.engine.link import BlockingLink, Closed
 from pieria.engine.messages import (
@@ -64,8 +66,9 @@ class Front:
 
     def __init__(self, factory: Callable[[dict[str, Any]], Prepared], start: Any = None) -> None:
         ours, theirs = socket.socketpair()
+        self.box = box = BlackBox.within_process()
         self.link = BlockingLink(ours, FromEngine)
-        self.thread = threading.Thread(target=process.run, args=(theirs, factory), daemon=True)
+        self.thread = threading.Thread(target=process.run, args=(theirs, factory, box), daemon=True)
         self.thread.start()
         self.link.send(Start(settings()) if start is None else start)
 
@@ -277,7 +280,7 @@ def test_a_step_that_fails_ends_only_the_request_at_fault() -> None:
         front.link.send(message)
     story: dict[str, list[Output]] = {}
     front.tell(story, {m.id for m in adds})
-    assert [o.error for o in story["bad"]] == ["RuntimeError: a fault in the runner"]
+    assert [o.error for o in story["bad"]] == ["computing a step of it failed with RuntimeError"]
     for message in adds[1:]:
         assert tokens_of(story[message.id]) == alone(message, frozenset({STOP})).tokens
     front.link.send(Shutdown())
@@ -380,9 +383,12 @@ def child(monkeypatch: pytest.MonkeyPatch) -> Iterator[Child]:
     monkeypatch.chdir(ROOT)
     ours, theirs = socket.socketpair()
     factory = f"{toy_factory.__name__}:prepare"
-    command = [sys.executable, "-m", "pieria.engine.process", str(theirs.fileno()), factory]
-    made = subprocess.Popen(command, pass_fds=[theirs.fileno()], stderr=subprocess.PIPE)
+    box, memory = BlackBox.shared()
+    fds = [theirs.fileno(), memory]
+    command = [sys.executable, "-m", "pieria.engine.process", *map(str, fds), factory]
+    made = subprocess.Popen(command, pass_fds=fds, stderr=subprocess.PIPE)
     theirs.close()
+    os.close(memory)
     link = BlockingLink(ours, FromEngine)
     yield link, made
     link.close()

@@ -59,7 +59,9 @@ class Script:
         self.aborted += sorted(ids & self.live)
         self.live -= ids
 
-    async def stream(self, adds: Sequence[Add]) -> AsyncIterator[Output]:
+    async def stream(
+        self, adds: Sequence[Add], timeout_seconds: float | None = None
+    ) -> AsyncIterator[Output]:
         self.adds += adds
         self.live |= {add.id for add in adds}
         try:

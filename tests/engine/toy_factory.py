@@ -3,9 +3,11 @@
 settings["runner"] says how one behaves: pages, page_tokens, windows, states, max_model_len;
 step_seconds: how long a step takes; refuse, crash: what its start raises; lost: the step in which
 the runner is gone; bad: id of a request in whose presence every step fails; waits: a file that it
-waits for to begin.
+waits for to begin; crash_if: a file that keeps it from beginning; crashes, hangs: a token that ends
+the process that computes it, or holds it up for ever.
 """
 
+import os
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -39,6 +41,10 @@ class Unreliable(ToyRunner):
             raise RunnerLost("the device fell off the bus")
         if any(chunk.request == self.told.get("bad") for chunk in plan.chunks):
             raise RuntimeError("a fault in the runner")
+        if any(self.told.get("crashes") in chunk.tokens for chunk in plan.chunks):
+            os.abort()
+        while any(self.told.get("hangs") in chunk.tokens for chunk in plan.chunks):
+            RealTime().sleep(1)
         return super().run(plan)
 
 
@@ -53,6 +59,8 @@ def prepare(settings: dict[str, Any]) -> Prepared:
     told = settings["runner"]
     while "waits" in told and not Path(told["waits"]).exists():
         RealTime().sleep(0.005)
+    if "crash_if" in told and Path(told["crash_if"]).exists():
+        raise RuntimeError("gone for good")
     if "refuse" in told:
         raise ValueError(told["refuse"])
     if "crash" in told:

@@ -92,10 +92,13 @@ class FakeClient:
         self.adds: list[Add] = []
         self.aborted: list[str] = []
         self.live: set[str] = set()
+        self.restarts = 0
+        self.restarting = False
+        self.timeout_seconds: float | None = None
 
     @property
     def ready(self) -> bool:
-        return self.failure is None
+        return self.failure is None and not self.restarting
 
     @property
     def in_flight(self) -> int:
@@ -108,7 +111,10 @@ class FakeClient:
         self.aborted += sorted(ids & self.live)
         self.live -= ids
 
-    async def stream(self, adds: Sequence[Add]) -> AsyncIterator[Output]:
+    async def stream(
+        self, adds: Sequence[Add], timeout_seconds: float | None = None
+    ) -> AsyncIterator[Output]:
+        self.timeout_seconds = timeout_seconds
         if self.refuse is not None:
             raise self.refuse
         self.adds += adds
@@ -135,7 +141,7 @@ class FakeClient:
     def _output(self, add: Add, step: int) -> Output:
         if self.break_after is not None and step >= self.break_after:
             self.live.discard(add.id)
-            return Output(add.id, finish_reason="error", error="Traceback: secret of layer 7")
+            return Output(add.id, finish_reason="error", error="the logits are not finite")
         said = [*self.replies[add.choice % len(self.replies)].encode(), EOS]
         if add.params.ignore_eos:
             said = said[:-1]

@@ -21,7 +21,9 @@ class Engine:
         generated_tokens=30,
         prefix_queries=64,
         prefix_hits=16,
+        repairs=1,
     )
+    restarts = 5
 
 
 def samples(metrics: Metrics) -> dict[str, float]:
@@ -42,6 +44,8 @@ def test_engine_figures_are_read_when_asked_for() -> None:
     expected = {
         "pieria:num_requests_running": 3,
         "pieria:num_requests_waiting": 2,
+        "pieria:engine_restarts_total": 5,
+        "pieria:cache_repairs_total": 1,
         "pieria:kv_cache_usage_perc": 0.75,
         "pieria:kv_cache_reusable_perc": 0.125,
         "pieria:engine_steps_total": 40,

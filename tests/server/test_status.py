@@ -51,6 +51,7 @@ def toy_that(**changes: Any) -> Toy:
     [
         ({}, False, (200, "starting"), (503, "starting")),
         ({}, True, (200, "ok"), (200, "ready")),
+        ({"restarting": True}, True, (200, "restarting"), (503, "restarting")),
         ({"draining": True}, True, (200, "ok"), (503, "draining")),
         ({"stuck": True}, True, (503, "stuck"), (200, "ready")),
         ({"failure": "secret path"}, True, (503, "dead"), (503, "dead")),
@@ -71,7 +72,7 @@ async def test_health_and_readiness(
 
 async def test_health_gives_its_reason() -> None:
     answer = await get(toy_that(stuck=True), "/health")
-    assert answer.json()["reason"] == "the engine has finished no step for more than 30 s"
+    assert answer.json()["reason"] == "the engine has made no progress for more than 30 s"
 
 
 @pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/completions"])

@@ -6,9 +6,13 @@ Knows the scheduler and a runner. Knows nothing about text, devices or processes
 import logging
 from collections.abc import Iterable
 
+from pieria.engine.black_box import BlackBox
+from pieria.engine.cause import cause
 from pieria.engine.messages import Add, Output, Stats
 from pieria.engine.plan import ChunkResult, Runner, StepPlan, StepResult
 from pieria.engine.scheduler import Scheduler
+
+COMPUTING = "computing a step of it"
 
 log = logging.getLogger(__name__)
 
@@ -18,11 +22,12 @@ class RunnerLost(Exception):
 
 
 class Engine:
-    """Owns the scheduler and the runner; not thread safe."""
+    """Owns the scheduler and the runner; not thread safe. box: told what is being computed."""
 
-    def __init__(self, scheduler: Scheduler, runner: Runner) -> None:
+    def __init__(self, scheduler: Scheduler, runner: Runner, box: BlackBox | None = None) -> None:
         self.scheduler = scheduler
         self.runner = runner
+        self.box = box or BlackBox.within_process()
 
     @property
     def idle(self) -> bool:
@@ -46,19 +51,27 @@ class Engine:
         result = self._run(plan)
         return self.scheduler.commit(plan, result)
 
+    def rest(self) -> None:
+        """When nothing is to be done: see that everything that requests held was given back."""
+        self.scheduler.repair()
+
     def _run(self, plan: StepPlan) -> StepResult:
-        """A plan that fails is run again chunk by chunk, so that only the request at fault ends."""
-        if not plan.chunks:
+        """A plan that fails is run again in halves, so that only the request at fault ends."""
+        chunks = plan.chunks
+        if not chunks:
             return StepResult(())
+        self.box.enter([chunk.request for chunk in chunks])
         try:
-            return self.runner.run(plan)
+            result = self.runner.run(plan)
         except RunnerLost:
             raise
         except Exception as error:
-            if len(plan.chunks) > 1:
-                log.warning("a step of %d requests failed, running each alone", len(plan.chunks))
-                parts = [self._run(StepPlan((chunk,))) for chunk in plan.chunks]
-                return StepResult(tuple(c for part in parts for c in part.chunks))
-            log.exception("request %s failed", plan.chunks[0].request)
-            cause = f"{type(error).__name__}: {error}"
-            return StepResult((ChunkResult(plan.chunks[0].request, error=cause),))
+            if len(chunks) == 1:
+                log.exception("request %s failed", chunks[0].request)
+                return StepResult((ChunkResult(chunks[0].request, error=cause(COMPUTING, error)),))
+            log.warning("a step of %d requests failed, running its halves", len(chunks))
+            half = len(chunks) // 2
+            parts = [self._run(StepPlan(part)) for part in (chunks[:half], chunks[half:])]
+            return StepResult(tuple(c for part in parts for c in part.chunks))
+        self.box.leave()
+        return result

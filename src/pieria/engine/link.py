@@ -20,6 +20,14 @@ class Closed(Exception):
     """The other end is gone."""
 
 
+class Malformed(msgspec.DecodeError):
+    """A message of the wrong form. body: what came; the next message is not touched by it."""
+
+    def __init__(self, reason: str, body: bytes) -> None:
+        super().__init__(reason)
+        self.body = body
+
+
 def pack(message: Any) -> bytes:
     """A message as it goes over the wire."""
     body = msgspec.msgpack.encode(message)
@@ -43,11 +51,15 @@ class BlockingLink:
             raise Closed(str(error)) from error
 
     def receive(self) -> Any:
-        """The next message. Closed at the end; msgspec.DecodeError on one of the wrong form."""
+        """The next message. Closed at the end; Malformed on one of the wrong form."""
         (length,) = _LENGTH.unpack(self._read(_LENGTH.size))
         if length > LONGEST_MESSAGE:
             raise Closed(f"a message of {length} bytes was announced")
-        return self._decoder.decode(self._read(length))
+        body = self._read(length)
+        try:
+            return self._decoder.decode(body)
+        except msgspec.DecodeError as error:
+            raise Malformed(str(error), body) from error
 
     def fileno(self) -> int:
         """What a selector watches."""

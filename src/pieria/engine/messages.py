@@ -17,7 +17,8 @@ class Add(msgspec.Struct, frozen=True, tag=True):
     id: unique among live requests. seed: fixed by the front. leader: id of an earlier request with
     the same prompt, whose pages this one waits for. salt, adapter: requests share cached pages only
     where both are equal. max_tokens: already resolved against the model's length. priority: lower
-    is served earlier.
+    is served earlier. tenant, share: seats are divided between tenants by their shares. output,
+    prompt_logprobs_sent: what another engine had computed of it; this one goes on after it.
     """
 
     id: str
@@ -30,6 +31,10 @@ class Add(msgspec.Struct, frozen=True, tag=True):
     priority: int = 0
     salt: str = ""
     adapter: str = ""
+    tenant: str = ""
+    share: float = 1.0
+    output: tuple[int, ...] = ()
+    prompt_logprobs_sent: int = 0
 
 
 class Abort(msgspec.Struct, frozen=True, tag=True):
@@ -64,7 +69,10 @@ class Output(msgspec.Struct, frozen=True, gc=False):
 
 
 class Stats(msgspec.Struct, frozen=True):
-    """Gauges at the end of a step, and counters since the engine started."""
+    """Gauges at the end of a step, and counters since the engine started.
+
+    repairs: times that pages, states and requests did not agree and were set right.
+    """
 
     running: int = 0
     waiting: int = 0
@@ -78,6 +86,16 @@ class Stats(msgspec.Struct, frozen=True):
     generated_tokens: int = 0
     prefix_queries: int = 0
     prefix_hits: int = 0
+    repairs: int = 0
+
+    def then(self, later: "Stats") -> "Stats":
+        """The gauges of a later engine, and the counters of both."""
+        counted = {name: getattr(self, name) + getattr(later, name) for name in COUNTERS}
+        return msgspec.structs.replace(later, **counted)
+
+
+COUNTERS = Stats.__struct_fields__[5:]
+"""Those of `Stats` that only grow."""
 
 
 class Ready(msgspec.Struct, frozen=True, tag=True):

@@ -3,9 +3,10 @@
 Knows configs, checkpoints and devices. Does not know plans.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -92,7 +93,14 @@ def place(settings: dict[str, Any], mesh: Mesh) -> Prepared:
         ),
         windows=arranged.windows,
         states=sizes.states,
+        watch=partial(_watch, model),
     )
+
+
+def _watch(model: Decoder, beat: Callable[[], None]) -> None:
+    """Call `beat` at every layer: a step of a long prompt may take minutes, and is no hang."""
+    for layer in model.layers.values():
+        layer.register_forward_pre_hook(lambda *_: beat())
 
 
 def allocate(

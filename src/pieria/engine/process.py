@@ -1,8 +1,8 @@
 """The engine's loop, in a process of its own or in a thread.
 
-Run as `python -m pieria.engine.process FD FACTORY`: FD is an inherited end of a socket pair and
-FACTORY the dotted name `module:function` of what makes the runner. Knows messages and the engine.
-Knows neither HTTP nor text, and no device.
+Run as `python -m pieria.engine.process FD BOX FACTORY`: FD is an inherited end of a socket pair,
+BOX inherited memory and FACTORY the dotted name `module:function` of what makes the runner. Knows
+messages and the engine. Knows neither HTTP nor text, and no device.
 """
 
 import gc
@@ -20,8 +20,10 @@ from typing import Any
 import msgspec
 
 from pieria import logs
+from pieria.engine.black_box import BlackBox
+from pieria.engine.cause import cause
 from pieria.engine.engine import Engine, RunnerLost
-from pieria.engine.link import BlockingLink, Closed
+from pieria.engine.link import BlockingLink, Closed, Malformed
 from pieria.engine.messages import (
     Abort,
     Add,
@@ -49,6 +51,7 @@ class Prepared:
     pages of page_tokens tokens, shared by page tables of these windows, and states of requests;
     max_model_len tokens a request, of ids below `vocabulary`; stop_ids end a text; decisions:
     (what, value, reason). check: called while nothing is to be done; RunnerLost if nothing can be.
+    watch: takes what is to be called within a step, whenever a part of it is done.
     """
 
     runner: Runner
@@ -61,14 +64,15 @@ class Prepared:
     windows: tuple[int | None, ...] = (None,)
     states: int = 0
     check: Callable[[], None] | None = None
+    watch: Callable[[Callable[[], None]], None] | None = None
 
 
 Factory = Callable[[dict[str, Any]], Prepared]
 """From the settings of `Start`: `runner`, its own, and `scheduler`."""
 
 
-def run(sock: socket.socket, factory: Factory) -> None:
-    """Serve one front until it shuts the engine down or goes away.
+def run(sock: socket.socket, factory: Factory, box: BlackBox) -> None:
+    """Serve one front, which sees the box, until it shuts the engine down or goes away.
 
     Errors reach the front as `Failed`.
     """
@@ -91,7 +95,9 @@ def run(sock: socket.socket, factory: Factory) -> None:
                 prepared.states,
             )
             scheduler = Scheduler(config, cache, prepared.stop_ids, prepared.max_model_len)
-            engine = Engine(scheduler, prepared.runner)
+            engine = Engine(scheduler, prepared.runner, box)
+            if prepared.watch is not None:
+                prepared.watch(box.beat)
             link.send(
                 Ready(prepared.max_model_len, prepared.vocabulary, engine.stats, prepared.decisions)
             )
@@ -121,23 +127,47 @@ def _loop(engine: Engine, link: BlockingLink, check: Callable[[], None] | None) 
     threading.Thread(target=_receive, args=(link, inbox), daemon=True).start()
     while True:
         outputs: list[Output] = []
-        for message in _messages(inbox, wait=engine.idle):
+        messages = _messages(inbox, wait=engine.idle)
+        for message in messages:
             if isinstance(message, Shutdown | Closed):
                 return
-            if isinstance(message, Exception):
+            if isinstance(message, Malformed):
+                outputs.append(_refused(message))
+            elif isinstance(message, Exception):
                 raise message
-            if isinstance(message, Abort):
+            elif isinstance(message, Abort):
                 engine.abort(message.ids)
             elif isinstance(message, Add):
-                try:
-                    engine.add(message)
-                except ValueError as error:
-                    outputs.append(Output(message.id, finish_reason="error", error=str(error)))
+                outputs += _added(engine, message)
         if not engine.idle:
             outputs += engine.step()
-        elif check is not None:
-            check()
+        elif not messages:
+            engine.rest()
+            if check is not None:
+                check()
         link.send(Progress(tuple(outputs), engine.stats, engine.idle))
+
+
+def _added(engine: Engine, add: Add) -> tuple[Output, ...]:
+    """Nothing, or why this request is not served."""
+    try:
+        engine.add(add)
+        return ()
+    except ValueError as error:
+        reason = str(error)
+    except Exception as error:  # ends this request
+        log.exception("request %s could not be queued", add.id)
+        reason = cause("queueing it", error)
+    return (Output(add.id, finish_reason="error", error=reason),)
+
+
+def _refused(message: Malformed) -> Output:
+    """The answer to a request of the wrong form; Malformed if it does not say which it is."""
+    told = msgspec.msgpack.decode(message.body)
+    if not (isinstance(told, dict) and isinstance(told.get("id"), str)):
+        raise message
+    log.error("request %s has the wrong form: %s", told["id"], message)
+    return Output(told["id"], finish_reason="error", error=f"a field has the wrong form: {message}")
 
 
 def _messages(inbox: "queue.SimpleQueue[Any]", wait: bool) -> list[Any]:
@@ -156,13 +186,15 @@ def _receive(link: BlockingLink, inbox: "queue.SimpleQueue[Any]") -> None:
     while True:
         try:
             inbox.put(link.receive())
+        except Malformed as error:  # of one message; the next one is told from it
+            inbox.put(error)
         except Exception as error:  # handed to the loop, which ends on it
             inbox.put(error)
             return
 
 
 def main(arguments: list[str]) -> None:
-    fd, factory = arguments
+    fd, box, factory = arguments
     # The front decides when the engine ends; Ctrl-C and service managers signal both processes.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
@@ -173,7 +205,7 @@ def main(arguments: list[str]) -> None:
     make = getattr(importlib.import_module(module), name)
     gc.freeze()
     gc.enable()
-    run(sock, make)
+    run(sock, make, BlackBox.inherited(int(box)))
 
 
 if __name__ == "__main__":

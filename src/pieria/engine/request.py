@@ -8,6 +8,24 @@ from pieria.engine.plan import Draw
 from pieria.engine.prefix_cache import Table
 
 
+class Account:
+    """What a tenant has of the engine.
+
+    waiting: its requests that wait, in the order of their ranks. running: how many run. served:
+    tokens that were computed for it, divided by its share.
+    """
+
+    def __init__(self) -> None:
+        self.share = 1.0
+        self.served = 0.0
+        self.running = 0
+        self.waiting: list[Request] = []
+
+    @property
+    def present(self) -> bool:
+        return self.running > 0 or len(self.waiting) > 0
+
+
 class Request:
     """Tokens known, tokens computed, and the pages that hold what was computed.
 
@@ -22,19 +40,20 @@ class Request:
     [0, computed), unless computed is 0, and after it, during a step, the one that the step leaves.
     """
 
-    def __init__(self, add: Add, arrival: int) -> None:
+    def __init__(self, add: Add, arrival: int, account: Account | None = None) -> None:
         self.add = add
+        self.account = account or Account()
         self.id = add.id
         self.key = add.salt, add.adapter
         self.arrival = arrival
-        self.tokens = list(add.tokens)
+        self.tokens = [*add.tokens, *add.output]
         self.prompt_length = len(add.tokens)
         self.computed = 0
         self.tables: list[Table] = []
         self.states: list[int] = []
         self.cached_tokens = 0
-        self.prompt_logprobs_sent = 0
-        self.announced = False
+        self.prompt_logprobs_sent = add.prompt_logprobs_sent
+        self.announced = bool(add.output or add.prompt_logprobs_sent)
         p = add.params
         self.stops = frozenset(p.stop_token_ids or ())
         self.most_tokens = self.prompt_length + add.max_tokens

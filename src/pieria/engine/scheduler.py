@@ -2,27 +2,39 @@
 
 There is no prefill phase and no decode phase. Each request has `tokens` and `computed`, and each
 step lets `computed` catch up under a token budget: running requests first, in rank order, then
-waiting ones while pages last. When pages run out, the running request of the highest rank gives all
-of its pages back and waits again; what it had published is usually found when it resumes.
+waiting ones while pages last, one tenant's after another's. When pages run out, the running request
+of the highest rank gives all of its pages back and waits again; what it had published is usually
+found when it resumes. So does one of a tenant who has more than its part of the seats, when another
+tenant waits for its own.
 
-Owns requests and pages. Does not know devices, text or time.
+What fails while one request is looked at ends that request. Owns requests and pages. Does not know
+devices, text or time.
 """
 
+import logging
 from bisect import bisect_left, insort
-from collections.abc import Iterable
+from collections import deque
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from pieria.config import option
+from pieria.engine.cause import cause
 from pieria.engine.messages import Add, Output, Stats
 from pieria.engine.pages import most_pages
 from pieria.engine.plan import Chunk, ChunkResult, StepPlan, StepResult
-from pieria.engine.policies import POLICIES, Rank, fcfs, longest_prefix
+from pieria.engine.policies import POLICIES, Rank, fcfs, longest_prefix, priority
 from pieria.engine.prefix_cache import ABSENT, PrefixCache, Table
 from pieria.engine.request import Request
+from pieria.engine.tenants import Tenants
 
 RANKED_WAITERS = 256
 """How many waiting requests, the first to come, `longest_prefix` ranks in one step; each costs a
 walk through the prefix tree."""
+
+EVENTS = 64
+"""How many of the latest things that happened to requests are kept, for when something is wrong."""
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -81,13 +93,19 @@ class Scheduler:
         self._policy = POLICIES[config.scheduling_policy]
         self._fixed_policy = fcfs if self._policy is longest_prefix else self._policy
         self._requests: dict[str, Request] = {}
-        # Both in the order of `_rank`.
+        # In the order of `_rank`.
         self._running: list[Request] = []
-        self._waiting: list[Request] = []
+        urgent = self._policy is priority
+        self._waiting = Tenants(self._rank, lambda r: r.add.priority if urgent else 0)
+        self._shares_seats = not urgent
         self._arrivals = 0
+        self._failed: list[Output] = []
+        self._events: deque[str] = deque(maxlen=EVENTS)
+        self._unchecked = False
         self._steps = self._preemptions = self._split_prompts = 0
         self._prompt_tokens = self._generated_tokens = 0
         self._prefix_queries = self._prefix_hits = 0
+        self._repairs = 0
 
     @property
     def idle(self) -> bool:
@@ -115,36 +133,47 @@ class Scheduler:
                 f"{tokens} tokens need {self._most_pages(tokens)} pages; the cache has"
                 f" {self.cache.pages.count} of {self.cache.page_tokens} tokens"
             )
-        request = Request(add, self._arrivals)
+        request = Request(add, self._arrivals, self._waiting.account(add.tenant, add.share))
+        self._waiting.add(request)
         self._arrivals += 1
         self._requests[add.id] = request
-        insort(self._waiting, request, key=self._rank)
+        self._unchecked = True
+        self._events.append(f"{add.id} came")
 
     def abort(self, ids: Iterable[str]) -> None:
         """Forget requests and free what they hold; unknown ids are ignored."""
         for id in ids:
             request = self._requests.get(id)
             if request is not None:
+                self._events.append(f"{id} aborted")
                 self._remove(request)
 
     def plan(self) -> StepPlan:
         """The next step. Takes pages for it; empty only if nothing can be computed."""
         chunks: list[Chunk] = []
+        failed: list[tuple[Request, Exception]] = []
         budget = self.config.max_num_batched_tokens
+        if len(self._waiting) and self._shares_seats:
+            self._share_seats(budget)
         preemptions = self._preemptions
         page_tokens, stateful = self.cache.page_tokens, self.cache.states.count > 0
         for position, request in enumerate(self._running):  # preemption shortens it from the end
-            computed, count = request.computed, len(request.tokens) - request.computed
-            room = len(request.tables[0].pages) * page_tokens - computed
-            # Most requests of most steps have one token to compute, and room for it.
-            if count > 1 or room < 1 or stateful:
-                # Each request after this one gets a token at least: a long prompt stalls nobody.
-                later = len(self._running) - position - 1
-                count = self._aligned(request, min(count, budget - later))
-                if not self._make_room(request, count):
-                    continue
-            chunks.append(self._chunk(request, count))
-            budget -= count
+            try:
+                computed, count = request.computed, len(request.tokens) - request.computed
+                room = len(request.tables[0].pages) * page_tokens - computed
+                # Most requests of most steps have one token to compute, and room for it.
+                if count > 1 or room < 1 or stateful:
+                    # Each request after this one gets a token at least: no prompt stalls others.
+                    later = len(self._running) - position - 1
+                    count = self._aligned(request, min(count, budget - later))
+                    if not self._make_room(request, count):
+                        continue
+                chunks.append(self._chunk(request, count))
+                budget -= count
+            except Exception as error:  # ends this request
+                failed.append((request, error))
+        for request, wrong in failed:
+            self._fail(request, "planning a step of it", wrong)
         if self._preemptions == preemptions and self._has_room(budget):
             self._admit(chunks, budget)
         return StepPlan(tuple(chunks))
@@ -152,15 +181,22 @@ class Scheduler:
     def commit(self, plan: StepPlan, result: StepResult) -> list[Output]:
         """Take a step's result: append tokens, publish full pages, end requests.
 
-        Returns the news of each request in the plan that was not aborted since.
+        Returns the news of each request in the plan that was not aborted since, and of those that
+        could not be planned.
         """
         self._steps += 1
-        outputs = []
+        outputs, self._failed = self._failed, []
         for chunk, outcome in zip(plan.chunks, result.chunks, strict=True):
             request = self._requests.get(chunk.request)
             # Aborted, and perhaps another waits under the same id by now.
             if request is not None and request.tables:
-                outputs.append(self._commit(request, chunk, outcome))
+                try:
+                    outputs.append(self._commit(request, chunk, outcome))
+                except Exception as error:  # ends this request
+                    self._fail(request, "taking its token", error)
+        if self._failed:
+            outputs += self._failed
+            self._failed = []
         return outputs
 
     @property
@@ -178,7 +214,28 @@ class Scheduler:
             generated_tokens=self._generated_tokens,
             prefix_queries=self._prefix_queries,
             prefix_hits=self._prefix_hits,
+            repairs=self._repairs,
         )
+
+    def repair(self) -> None:
+        """When idle: count everything, and begin anew if it does not agree. Says what led to it."""
+        if not self._unchecked or not self.idle:
+            return
+        self._unchecked = False
+        try:
+            self.check()
+        except (AssertionError, LookupError) as error:
+            self._repairs += 1
+            log.error(
+                "pages, states and requests do not agree (%s); all that was cached is forgotten."
+                " The latest events: %s",
+                error or "an invariant does not hold",
+                "; ".join(self._events),
+                exc_info=error,
+            )
+            cache = self.cache
+            counts = cache.pages.count, cache.page_tokens, cache.enabled
+            self.cache = PrefixCache(*counts, cache.windows, cache.states.count)
 
     def check(self) -> None:
         """Requests, pages and the prefix tree agree; AssertionError otherwise. Between steps."""
@@ -186,9 +243,9 @@ class Scheduler:
         assert set(self._requests) == {r.id for r in [*self._running, *self._waiting]}
         assert len(self._requests) == len(self._running) + len(self._waiting)
         assert len(self._running) <= self._seats
-        for requests in (self._running, self._waiting):
-            ranks = [self._rank(r) for r in requests]
-            assert ranks == sorted(ranks)
+        ranks = [self._rank(r) for r in self._running]
+        assert ranks == sorted(ranks)
+        self._waiting.check(self._running)
         holders = [0] * self.cache.pages.count
         state_holders = [0] * self.cache.states.count
         for request in self._running:
@@ -218,21 +275,40 @@ class Scheduler:
         pages = (running + 1) * len(self.cache.windows)
         return budget > 0 and running < self._seats and pages <= self.cache.pages.available
 
-    def _admit(self, chunks: list[Chunk], budget: int) -> None:
-        waiting = self._waiting
+    def _share_seats(self, budget: int) -> None:
+        """Make room for tenants who have less than their part, at the cost of who has most more."""
+        while not self._has_room(budget):
+            needy = self._waiting.entitled(self._seats)
+            greedy = self._waiting.greediest(self._seats)
+            if needy is None or greedy is None or needy is greedy:
+                return
+            self._preempt(next(r for r in reversed(self._running) if r.account is greedy))
+
+    def _in_order(self, waiting: Sequence[Request]) -> Sequence[Request]:
+        """One tenant's, as the policy has them."""
         if self._policy is longest_prefix:
-            waiting = sorted(waiting[:RANKED_WAITERS], key=lambda r: self._policy(r, self.cache))
-        admitted = []
-        for request in waiting:
+            return sorted(waiting[:RANKED_WAITERS], key=lambda r: self._policy(r, self.cache))
+        return waiting
+
+    def _admit(self, chunks: list[Chunk], budget: int) -> None:
+        admitted: list[Request] = []
+        failed: list[tuple[Request, Exception]] = []
+        for request in self._waiting.in_turn(self._in_order):
             if not self._has_room(budget):
                 break
             if self._follows_a_prompt(request):
                 continue
-            self._begin(request)
-            count = self._aligned(request, min(request.pending, budget))
-            if not self._reserve(request, count, spare=len(self._running)):
+            try:
+                self._begin(request)
+                count = self._aligned(request, min(request.pending, budget))
+                if not self._reserve(request, count, spare=len(self._running)):
+                    self._give_back(request)
+                    break
+                chunk = self._chunk(request, count)
+            except Exception as error:  # ends this request
                 self._give_back(request)
-                break
+                failed.append((request, error))
+                continue
             admitted.append(request)
             insort(self._running, request, key=self._rank)
             if not request.announced:
@@ -240,10 +316,13 @@ class Scheduler:
                 self._prefix_queries += request.prompt_length
                 self._prefix_hits += request.computed
                 self._split_prompts += count < request.pending
-            chunks.append(self._chunk(request, count))
+            chunks.append(chunk)
             budget -= count
         for request in admitted:
-            self._take_out(self._waiting, request)
+            self._waiting.remove(request)
+            request.account.running += 1
+        for request, wrong in failed:
+            self._fail(request, "admitting it", wrong)
 
     def _follows_a_prompt(self, request: Request) -> bool:
         """Whether its leader is about to publish its prompt, so that waiting is cheaper."""
@@ -256,6 +335,7 @@ class Scheduler:
     def _chunk(self, request: Request, count: int) -> Chunk:
         start, tokens, states = request.computed, request.tokens, request.states
         tables, end = request.tables, start + count
+        request.account.served += count / request.account.share
         targets: tuple[int, ...] = ()
         if start < request.prompt_length and request.wants_prompt_logprobs:
             targets = tuple(tokens[start + 1 : min(end + 1, request.prompt_length)])
@@ -273,6 +353,7 @@ class Scheduler:
 
     def _commit(self, request: Request, chunk: Chunk, outcome: ChunkResult) -> Output:
         if outcome.error is not None:
+            self._events.append(f"{request.id} failed: {outcome.error}")
             self._remove(request)
             return Output(request.id, finish_reason="error", error=outcome.error)
         token, logprob, prompt_logprobs = outcome.token, outcome.logprob, outcome.prompt_logprobs
@@ -375,14 +456,27 @@ class Scheduler:
 
     def _preempt(self, request: Request) -> None:
         self._preemptions += 1
-        self._take_out(self._running, request)
+        self._events.append(f"{request.id} preempted")
+        self._take_out(request)
         self._give_back(request)
-        insort(self._waiting, request, key=self._rank)
+        self._waiting.add(request)
+
+    def _fail(self, request: Request, what: str, error: Exception) -> None:
+        """End a request that an error came from."""
+        log.error("request %s: %s failed", request.id, what, exc_info=error)
+        reason = cause(what, error)
+        self._events.append(f"{request.id} failed: {reason}")
+        if self._requests.get(request.id) is request:
+            self._remove(request)
+        self._failed.append(Output(request.id, finish_reason="error", error=reason))
 
     def _remove(self, request: Request) -> None:
         del self._requests[request.id]
-        self._take_out(self._running if request.tables else self._waiting, request)
-        self._give_back(request)
+        if request.tables:
+            self._take_out(request)
+            self._give_back(request)
+        else:
+            self._waiting.remove(request)
 
     def _give_back(self, request: Request) -> None:
         self.cache.release(request.tables)
@@ -391,8 +485,10 @@ class Scheduler:
         request.states = []
         request.computed = 0
 
-    def _take_out(self, requests: list[Request], request: Request) -> None:
-        del requests[bisect_left(requests, self._rank(request), key=self._rank)]
+    def _take_out(self, request: Request) -> None:
+        """Of those that run."""
+        del self._running[bisect_left(self._running, self._rank(request), key=self._rank)]
+        request.account.running -= 1
 
     def _rank(self, request: Request) -> Rank:
         return self._fixed_policy(request, self.cache)

@@ -7,13 +7,22 @@ import secrets
 from collections.abc import AsyncGenerator, Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from pieria.engine.client import EngineClient, EngineDead
+from pieria.engine.client import EngineClient, EngineDead, TimedOut
+from pieria.engine.in_flight import TooSlow
 from pieria.engine.messages import Add, Output
 from pieria.engine.plan import Logprob
 from pieria.engine.sampling_params import SamplingParams
 from pieria.models.tokenizer import Tokenizer
 
-__all__ = ["Delta", "EngineDead", "QueueFull", "RequestFailed", "TextEngine"]
+__all__ = [
+    "Delta",
+    "EngineDead",
+    "QueueFull",
+    "RequestFailed",
+    "TextEngine",
+    "TimedOut",
+    "TooSlow",
+]
 
 RETRY_SECONDS = 1.0
 
@@ -21,13 +30,13 @@ RETRY_SECONDS = 1.0
 class QueueFull(Exception):
     """No room for another request now."""
 
-    def __init__(self, in_flight: int, limit: int) -> None:
-        super().__init__(f"{in_flight} requests are running or waiting; the limit is {limit}")
+    def __init__(self, in_flight: int, limit: int, what: str = "requests") -> None:
+        super().__init__(f"{in_flight} {what} are running or waiting; the limit is {limit}")
         self.retry_after_seconds = RETRY_SECONDS
 
 
 class RequestFailed(Exception):
-    """The engine ended this request with an error. str() is the cause."""
+    """The engine ended this request with an error. str() is the cause, fit for who asked."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +63,8 @@ class TextEngine:
     """Streams text from prompts of token ids.
 
     vocabulary: ids that the model knows; a tokenizer may have more, and may have fewer. limit: most
-    requests, each choice one, in flight; None: no limit.
+    requests, each choice one, in flight; token_limit: most tokens of the prompts of those that had
+    no token yet; None: no limit.
     """
 
     def __init__(
@@ -64,12 +74,15 @@ class TextEngine:
         max_model_len: int,
         vocabulary: int,
         limit: int | None = None,
+        token_limit: int | None = None,
     ) -> None:
         self.client = client
         self.tokenizer = tokenizer
         self.max_model_len = max_model_len
         self.vocabulary = min(vocabulary, tokenizer.size)
         self.limit = limit
+        self.token_limit = token_limit
+        self.queued_tokens = 0
 
     async def stream(
         self,
@@ -78,16 +91,25 @@ class TextEngine:
         *,
         priority: int = 0,
         salt: str = "",
+        tenant: str = "",
+        share: float = 1.0,
+        timeout_seconds: float | None = None,
     ) -> AsyncGenerator[Delta, None]:
         """Deltas of all choices as they come. Leaving early aborts the request.
 
-        ValueError for a prompt that cannot be served, QueueFull, RequestFailed, EngineDead.
+        tenant, share: whose it is, and how much of the engine that one has beside others.
+        ValueError for a prompt that cannot be served, QueueFull, RequestFailed, EngineDead,
+        TimedOut when the time is up, TooSlow if the deltas are not taken.
         """
         max_tokens = self._max_tokens(prompt, params)
         self._check_tokens("the prompt", prompt)
         self._check_tokens("logit_bias", params.logit_bias or ())
         if self.limit is not None and self.client.in_flight + params.n > self.limit:
             raise QueueFull(self.client.in_flight, self.limit)
+        # One prompt alone is always taken: it fits into the model.
+        before, most = self.queued_tokens, self.token_limit
+        if most is not None and before and before + len(prompt) * params.n > most:
+            raise QueueFull(before, most, "tokens of prompts")
         seed = secrets.randbits(63) if params.seed is None else params.seed
         id = secrets.token_hex(8)
         adds = [
@@ -101,13 +123,20 @@ class TextEngine:
                 leader=f"{id}-0" if choice else None,
                 priority=priority,
                 salt=salt,
+                tenant=tenant,
+                share=share,
             )
             for choice in range(params.n)
         ]
         choices = {add.id: _Choice(add, self.tokenizer) for add in adds}
-        outputs = self.client.stream(adds)
+        queued = set(choices)
+        self.queued_tokens += len(prompt) * params.n
+        outputs = self.client.stream(adds, timeout_seconds)
         try:
             async for output in outputs:
+                if output.id in queued:
+                    queued.discard(output.id)
+                    self.queued_tokens -= len(prompt)
                 choice = choices.get(output.id)
                 if choice is None:
                     continue
@@ -120,6 +149,7 @@ class TextEngine:
                 if not choices:
                     return
         finally:
+            self.queued_tokens -= len(prompt) * len(queued)
             await outputs.aclose()
 
     def _check_tokens(self, what: str, ids: Iterable[int]) -> None:

@@ -119,6 +119,7 @@ def _prepare(
         params,
         request.priority,
         request.cache_salt or "",
+        request.timeout,
         renamed=renamed,
     )
     return request, job

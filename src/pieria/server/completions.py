@@ -70,7 +70,14 @@ def _prepare(
     }
     params = sampling(request, special, served.defaults, {})
     prompts = tuple(_prompt(prompt, request, served) for prompt in request.prompt)
-    job = Job(prompts, params, request.priority, request.cache_salt or "", prompt_only=prompt_only)
+    job = Job(
+        prompts,
+        params,
+        request.priority,
+        request.cache_salt or "",
+        request.timeout,
+        prompt_only=prompt_only,
+    )
     return request, job
 
 

@@ -66,6 +66,12 @@ class ServerConfig:
     max_queued_requests: int = option(
         256, help="choices that may wait for the engine; a request beyond them is told to come back"
     )
+    max_queued_tokens: int | None = option(
+        None, help="most tokens of prompts that may wait for the engine; default: no limit"
+    )
+    request_timeout_seconds: float | None = option(
+        None, help="longest that a request may take, if it does not say; default: no limit"
+    )
     max_logprobs: int = option(20, help="most alternatives per token that a request may ask for")
     max_body_bytes: int = option(
         32 * 2**20, parse=size, metavar="SIZE", help="largest request body"
@@ -81,7 +87,10 @@ class ServerConfig:
     )
     keep_alive_seconds: int = option(75, help="how long an idle connection is kept")
     health_timeout_seconds: float = option(
-        30.0, help="/health fails when a busy engine finished no step for so long"
+        30.0, help="/health fails when a busy engine made no progress for so long"
+    )
+    engine_timeout_seconds: float = option(
+        120.0, help="a busy engine that made no progress for so long is replaced"
     )
     shutdown_timeout_seconds: float = option(
         60.0, help="how long running requests may go on after a signal to stop"
@@ -101,11 +110,14 @@ class ServerConfig:
             ("prepare_timeout_seconds", 0.1, 3600),
             ("send_timeout_seconds", 0.1, 86400),
             ("keep_alive_seconds", 1, 86400),
+            ("max_queued_tokens", 1, 2**31 - 1),
+            ("request_timeout_seconds", 0.1, 86400),
             ("health_timeout_seconds", 0.1, 86400),
+            ("engine_timeout_seconds", 1, 86400),
             ("shutdown_timeout_seconds", 0, 86400),
         ):
             value = getattr(self, name)
-            if not low <= value <= high:
+            if value is not None and not low <= value <= high:
                 raise ValueError(f"{name}={value} must be from {low} to {high}")
         if not (self.api_key or self.api_key_file or is_loopback(self.host)):
             raise ValueError(

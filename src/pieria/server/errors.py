@@ -92,6 +92,16 @@ def broken(request_id: str) -> ApiError:
     return ApiError(500, f"internal error; the server's log has the cause of request {request_id}")
 
 
+def failed(request_id: str, cause: str) -> ApiError:
+    """500: the engine could not go on with this request. cause: fit for the client's eyes."""
+    return ApiError(500, f"{cause}; the server's log has more under request {request_id}")
+
+
+def late(reason: str) -> ApiError:
+    """408: the request's own time is up, or its reader's."""
+    return ApiError(408, f"the request was ended: {reason}", code="timeout")
+
+
 _NAMES = frozenset(field.name for field in fields(SamplingParams))
 _FIRST_WORD = re.compile(r"[a-z_]+")
 

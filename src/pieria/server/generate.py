@@ -10,9 +10,16 @@ from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 
 from pieria.engine.plan import Logprob
-from pieria.engine.text import Delta, EngineDead, QueueFull, RequestFailed
+from pieria.engine.text import (
+    Delta,
+    EngineDead,
+    QueueFull,
+    RequestFailed,
+    TimedOut,
+    TooSlow,
+)
 from pieria.server.edge import Exchange
-from pieria.server.errors import broken, from_value_error, too_many, unavailable
+from pieria.server.errors import failed, from_value_error, late, too_many, unavailable
 from pieria.server.job import Job, Prompt
 from pieria.server.responses import PromptDetails, Usage
 from pieria.server.state import Served
@@ -50,7 +57,12 @@ async def _watched(
     unfinished = set(range(job.params.n))
     outcome = "abort"
     deltas: AsyncIterator[Delta] = served.engine.stream(
-        prompt.tokens, job.params, priority=job.priority, salt=account.salt + job.salt
+        prompt.tokens,
+        job.params,
+        priority=job.priority,
+        salt=account.salt + job.salt,
+        tenant=account.name,
+        timeout_seconds=job.timeout_seconds or exchange.config.request_timeout_seconds,
     )
     account.take_prompt(len(prompt.tokens))
     counts = exchange.counts
@@ -89,7 +101,9 @@ async def _watched(
     except RequestFailed as error:
         outcome = "error"
         logger.error("request %s failed in the engine: %s", exchange.id, error)
-        raise broken(exchange.id) from error
+        raise failed(exchange.id, str(error)) from error
+    except (TimedOut, TooSlow) as error:
+        raise late(str(error)) from error
     except EngineDead as error:
         outcome = "error"
         raise unavailable("the engine has failed; the log has the cause") from error

@@ -55,6 +55,7 @@ class Job:
     params: SamplingParams
     priority: int = 0
     salt: str = ""
+    timeout_seconds: float | None = None
     prompt_only: bool = False
     renamed: Mapping[str, str] = field(default_factory=dict)
 

@@ -38,7 +38,11 @@ _END_TO_END = (
 class HasStats(Protocol):
     """Where the engine's figures are read."""
 
-    stats: Stats
+    @property
+    def stats(self) -> Stats: ...
+
+    @property
+    def restarts(self) -> int: ...
 
 
 class Metrics:
@@ -124,6 +128,8 @@ class _EngineFigures(Collector):
             ("prefix_cache_hits", "Prompt tokens found in the cache.", stats.prefix_hits),
             ("prompt_tokens", "Prompt tokens taken in.", stats.prompt_tokens),
             ("generation_tokens", "Tokens generated.", stats.generated_tokens),
+            ("engine_restarts", "Engines that were replaced.", self._engine.restarts),
+            ("cache_repairs", "Times the cache's counts were found wrong.", stats.repairs),
         ):
             counter = CounterMetricFamily(f"pieria:{name}", about, labels=["model_name"])
             counter.add_metric([self._model], count)

@@ -42,6 +42,7 @@ MAX_TOKENS = 2**22
 MAX_TEMPLATE_KWARGS = 64
 MAX_NAME = 256
 MAX_TOKEN_ID = 2**31 - 1
+MAX_TIMEOUT = 86_400
 
 INERT = frozenset(
     {
@@ -223,6 +224,7 @@ class GenerationRequest(_Strict):
     add_special_tokens: bool | None = None
     priority: Annotated[int, Field(ge=-(2**31), le=2**31 - 1)] = 0
     cache_salt: _Name | None = None
+    timeout: Annotated[float, Field(gt=0, le=MAX_TIMEOUT)] | None = None
     return_token_ids: bool | None = None
 
     @model_validator(mode="before")

@@ -24,14 +24,19 @@ async def model(exchange: Exchange) -> None:
 
 
 async def health(exchange: Exchange) -> None:
-    """200 while the engine starts, idles or makes progress; else 503: whoever can, restart it."""
+    """200 while the engine starts, idles or makes progress; else 503.
+
+    A stuck engine is replaced after a while; a dead one ends the server.
+    """
     state, seconds = exchange.state, exchange.config.health_timeout_seconds
     if state.client.failure is not None:
         await exchange.reply(Status("dead", "the engine has failed"), 503)
     elif state.served is None:
         await exchange.reply(Status("starting"))
+    elif not state.client.ready:
+        await exchange.reply(Status("restarting"))
     elif not state.client.progressing(seconds):
-        reason = f"the engine has finished no step for more than {seconds:g} s"
+        reason = f"the engine has made no progress for more than {seconds:g} s"
         await exchange.reply(Status("stuck", reason), 503)
     else:
         await exchange.reply(Status("ok"))
@@ -46,6 +51,8 @@ async def ready(exchange: Exchange) -> None:
         reason = "draining"
     elif state.served is None:
         reason = "starting"
+    elif not state.client.ready:
+        reason = "restarting"
     else:
         await exchange.reply(Status("ready"))
         return
