@@ -8,7 +8,7 @@
 #include <cmath>
 
 #include "args.h"
-#include "pool.h"
+#include "rows.h"
 
 namespace pieria {
 namespace {
@@ -46,7 +46,7 @@ void unit(const T* x, int64_t size, float scale, float* to) {
     f32 squares{};
     for (int64_t i = 0; i < size; i += LANES) {
         const int64_t count = std::min<int64_t>(LANES, size - i);
-        const f32 v = count == LANES ? load(x + i) : load(x + i, count);
+        const f32 v = load_some(x + i, count);
         squares += v * v;
         store(to + i, v);
     }
@@ -54,25 +54,27 @@ void unit(const T* x, int64_t size, float scale, float* to) {
     for (int64_t i = 0; i < size; i += LANES) store(to + i, load(to + i) * by);
 }
 
-// One token: m decays and is corrected; what q reads of it goes to y. Before, y is the value.
+// One token: what a matrix `from` becomes goes to `to`, and what q reads of that to y, which is the
+// value before. stride: from row to row of both.
 template <int V>
-inline void step(float* m, int64_t size, const float* q, const float* k, float kept, float beta,
-                 f32 (&y)[V]) {
+inline void step(const float* from, float* to, int64_t stride, int64_t size, const float* q,
+                 const float* k, float kept, float beta, f32 (&y)[V]) {
     f32 found[CHAINS][V] = {}, made[CHAINS][V] = {};
     const int64_t even = size / CHAINS * CHAINS;
     const auto read = [&](int64_t row, int64_t chain) __attribute__((always_inline)) {
-#pragma GCC unroll 4
-        for (int i = 0; i < V; ++i) found[chain][i] += load(m + (row * V + i) * LANES) * k[row];
+#pragma GCC unroll 8
+        for (int i = 0; i < V; ++i)
+            found[chain][i] += load(from + row * stride + i * LANES) * k[row];
     };
     for (int64_t row = 0; row < even; row += CHAINS) read(row, 0), read(row + 1, 1);
     if (even < size) read(even, 0);
     f32 change[V];
     for (int i = 0; i < V; ++i) change[i] = (y[i] - (found[0][i] + found[1][i]) * kept) * beta;
     const auto write = [&](int64_t row, int64_t chain) __attribute__((always_inline)) {
-#pragma GCC unroll 4
+#pragma GCC unroll 8
         for (int i = 0; i < V; ++i) {
-            const f32 now = load(m + (row * V + i) * LANES) * kept + change[i] * k[row];
-            store(m + (row * V + i) * LANES, now);
+            const f32 now = load(from + row * stride + i * LANES) * kept + change[i] * k[row];
+            store(to + row * stride + i * LANES, now);
             made[chain][i] += now * q[row];
         }
     };
@@ -93,29 +95,35 @@ void columns_of(const GatedDelta& a, int64_t request, int64_t head, int64_t firs
     const auto part = [&](int64_t slot) {
         return a.state + (slot * a.heads + head) * size * a.v_size + first;
     };
-    const int64_t bytes = columns * int64_t{sizeof(float)};
-    std::memset(m, 0, static_cast<size_t>(size * V * LANES) * sizeof(float));
-    if (const int64_t slot = a.reads[request]; slot >= 0)
-        for (int64_t row = 0; row < size; ++row)
-            std::memcpy(m + row * V * LANES, part(slot) + row * a.v_size,
-                        static_cast<size_t>(bytes));
-    for (int64_t t = a.starts[request]; t < a.starts[request + 1]; ++t) {
+    const auto count = [&](int i) { return std::min<int64_t>(LANES, columns - i * LANES); };
+    const int64_t read = a.reads[request], written = a.writes[request];
+    const int64_t begin = a.starts[request], end = a.starts[request + 1];
+    // A single token goes from slot to slot, without a copy on the way.
+    const bool direct = end - begin == 1 && read >= 0 && written >= 0 && columns == V * LANES;
+    const float* from = direct ? part(read) : m;
+    float* to = direct ? part(written) : m;
+    const int64_t stride = direct ? a.v_size : V * LANES;
+    for (int64_t row = 0; row < size && !direct; ++row)
+        for (int i = 0; i < V; ++i)
+            store(m + (row * V + i) * LANES,
+                  read < 0 ? f32{} : load_some(part(read) + row * a.v_size + i * LANES, count(i)));
+    for (int64_t t = begin; t < end; ++t) {
         unit(static_cast<const T*>(a.q) + t * a.q_stride + group * size, size,
              static_cast<float>(a.scale), q);
         unit(static_cast<const T*>(a.k) + t * a.k_stride + group * size, size, 1.0f, k);
         const T* value = static_cast<const T*>(a.v) + t * a.v_stride + head * a.v_size + first;
         T* out = static_cast<T*>(a.out) + (t * a.heads + head) * a.v_size + first;
-        const auto count = [&](int i) { return std::min<int64_t>(LANES, columns - i * LANES); };
         f32 y[V];
-        for (int i = 0; i < V; ++i) y[i] = load(value + i * LANES, count(i));
+        for (int i = 0; i < V; ++i) y[i] = load_some(value + i * LANES, count(i));
         const int64_t at = t * a.heads + head;
-        step<V>(m, size, q, k, std::exp(a.decay[at]), a.beta[at], y);
-        for (int i = 0; i < V; ++i) store(out + i * LANES, y[i], count(i));
+        step<V>(from, to, stride, size, q, k, std::exp(a.decay[at]), a.beta[at], y);
+        for (int i = 0; i < V; ++i) store_some(out + i * LANES, y[i], count(i));
     }
-    if (const int64_t slot = a.writes[request]; slot >= 0)
-        for (int64_t row = 0; row < size; ++row)
-            std::memcpy(part(slot) + row * a.v_size, m + row * V * LANES,
-                        static_cast<size_t>(bytes));
+    if (direct || written < 0) return;
+    for (int64_t row = 0; row < size; ++row)
+        for (int i = 0; i < V; ++i)
+            store_some(part(written) + row * a.v_size + i * LANES, load(m + (row * V + i) * LANES),
+                       count(i));
 }
 
 template <class T>
