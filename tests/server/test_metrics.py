@@ -3,7 +3,10 @@
 from prometheus_client import REGISTRY
 from prometheus_client.parser import text_string_to_metric_families
 
+from pieria.clock import RealTime
 from pieria.engine.messages import Stats
+from pieria.server.keys import Key
+from pieria.server.limits import Account
 from pieria.server.metrics import Metrics
 
 
@@ -86,3 +89,52 @@ def test_nothing_is_global() -> None:
     first.finished_as["stop"].inc()
     assert samples(second)["pieria:request_success_total{finished_reason=stop}"] == 0
     assert not any(family.name.startswith("pieria") for family in REGISTRY.collect())
+
+
+VLLM_BOARD = """
+e2e_request_latency_seconds_bucket e2e_request_latency_seconds_count e2e_request_latency_seconds_sum
+generation_tokens_total inter_token_latency_seconds_bucket inter_token_latency_seconds_count
+kv_cache_usage_perc num_requests_running num_requests_waiting prompt_tokens_total
+request_decode_time_seconds_sum request_generation_tokens_bucket request_prompt_tokens_bucket
+request_max_num_generation_tokens_sum request_success_total time_to_first_token_seconds_bucket
+request_time_per_output_token_seconds_bucket
+"""
+SGLANG_BOARD = """
+cache_hit_rate e2e_request_latency_seconds_bucket e2e_request_latency_seconds_count
+generation_tokens_total inter_token_latency_seconds_bucket num_queue_reqs num_running_reqs
+prompt_tokens_total time_to_first_token_seconds_bucket token_usage
+"""
+
+
+def test_boards_of_others_find_their_names() -> None:
+    metrics = Metrics("toy", Engine())
+    metrics.first_token_seconds.observe(0.3)
+    metrics.finished_as["stop"].inc()
+    text = metrics.text().decode()
+    names = {
+        sample.name: sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+        if sample.labels.get("model_name") == "toy"
+    }
+    for prefix, board in (("vllm", VLLM_BOARD), ("sglang", SGLANG_BOARD)):
+        assert {f"{prefix}:{name}" for name in board.split()} <= names.keys()
+    assert names["vllm:num_requests_running"] == names["sglang:num_running_reqs"] == 3
+    assert names["sglang:cache_hit_rate"] == 0.25
+    assert names["vllm:time_to_first_token_seconds_sum"] == 0.3
+    declared = [line.split()[2] for line in text.splitlines() if line.startswith("# TYPE")]
+    assert len(declared) == len(set(declared)), "no name is declared twice"
+
+
+def test_each_keys_use() -> None:
+    clock = RealTime()
+    alice = Account(Key("alice", "0" * 64, requests_per_minute=1), clock)
+    alice.begin()
+    alice.take_prompt(5)
+    alice.take_generated(2)
+    metrics = Metrics("toy", Engine())
+    metrics.add_accounts(lambda: [Account(None, clock), alice])
+    found = samples(metrics)
+    assert found["pieria:key_prompt_tokens_total{key=alice}"] == 5
+    assert found["pieria:key_generated_tokens_total{key=alice}"] == 2
+    assert found["pieria:key_requests_total{key=anonymous}"] == 0

@@ -5,6 +5,7 @@ Knows the engine, its errors, and time. Does not know the shape of answers.
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
@@ -53,7 +54,13 @@ async def _watched(
 ) -> AsyncGenerator[Delta, None]:
     """One prompt's deltas, measured, the engine's errors turned into ours."""
     metrics, clock, account = exchange.state.metrics, exchange.clock, exchange.account
+    first: dict[int, float] = {}
     latest: dict[int, float] = {}
+    generated: Counter[int] = Counter()
+    metrics.prompt_tokens.observe(len(prompt.tokens))
+    metrics.choices.observe(job.params.n)
+    if job.params.max_tokens is not None:
+        metrics.most_tokens.observe(job.params.max_tokens)
     unfinished = set(range(job.params.n))
     outcome = "abort"
     deltas: AsyncIterator[Delta] = served.engine.stream(
@@ -76,12 +83,14 @@ async def _watched(
                 if delta.tokens:
                     account.take_generated(len(delta.tokens))
                     counts.generated_tokens += len(delta.tokens)
+                    generated[delta.choice] += len(delta.tokens)
                     before = latest.get(delta.choice)
                     if before is None:
                         cached = delta.cached_tokens if delta.choice == 0 else 0
                         account.take_cached(cached)
                         counts.cached_tokens += cached
                         metrics.first_token_seconds.observe(now - exchange.arrived)
+                        first[delta.choice] = now
                     else:
                         gap = (now - before) / len(delta.tokens)
                         for _ in delta.tokens:
@@ -91,6 +100,12 @@ async def _watched(
                     unfinished.discard(delta.choice)
                     metrics.finished_as[delta.finish_reason].inc()
                     metrics.request_seconds.observe(now - exchange.arrived)
+                    count = generated[delta.choice]
+                    metrics.generated_tokens.observe(count)
+                    seconds = now - first.get(delta.choice, now)
+                    metrics.decode_seconds.observe(seconds)
+                    if count > 1:
+                        metrics.per_token_seconds.observe(seconds / (count - 1))
                 yield delta
     except QueueFull as error:
         unfinished.clear()

@@ -3,7 +3,7 @@
 Knows names and buckets. Engine figures are read when asked for; times come from who has a clock.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Protocol
 
 from prometheus_client import (
@@ -17,6 +17,8 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from pieria.engine.messages import Stats
+from pieria.server.aliases import Aliases
+from pieria.server.limits import Account
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 
@@ -33,6 +35,8 @@ _END_TO_END = (
     0.3, 0.5, 0.8, 1.0, 1.5, 2.0, 2.5, 5.0, 10.0, 15.0, 20.0, 30.0, 40.0, 50.0, 60.0, 120.0, 240.0,
     480.0, 960.0, 1920.0, 7680.0,
 )  # fmt: skip
+_TOKENS = tuple(float(step * 10**power) for power in range(6) for step in (1, 2, 5))
+_CHOICES = (1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0)
 
 
 class HasStats(Protocol):
@@ -52,6 +56,7 @@ class Metrics:
         registry = CollectorRegistry()
         registry.register(_EngineFigures(model, engine))
         self._registry = registry
+        self._aliases = Aliases(registry)
         self.http_requests = Counter(
             "pieria:http_requests",
             "Answered HTTP requests; 499: the client left first.",
@@ -88,10 +93,55 @@ class Metrics:
             "From a request's arrival to a choice's end.",
             _END_TO_END,
         )
+        self.decode_seconds = histogram(
+            "pieria:request_decode_time_seconds",
+            "From a choice's first token to its last.",
+            _END_TO_END,
+        )
+        self.per_token_seconds = histogram(
+            "pieria:request_time_per_output_token_seconds",
+            "Of each choice, the mean time between its tokens.",
+            _BETWEEN_TOKENS,
+        )
+        self.prompt_tokens = histogram(
+            "pieria:request_prompt_tokens", "Tokens of each prompt.", _TOKENS
+        )
+        self.generated_tokens = histogram(
+            "pieria:request_generation_tokens", "Tokens of each choice that ended.", _TOKENS
+        )
+        self.most_tokens = histogram(
+            "pieria:request_max_num_generation_tokens", "Tokens that a choice may have.", _TOKENS
+        )
+        self.choices = histogram("pieria:request_params_n", "Choices of each prompt.", _CHOICES)
+
+    def add_accounts(self, accounts: Callable[[], Iterable[Account]]) -> None:
+        """Tell what each key has used, too. Call it once."""
+        self._registry.register(_KeyFigures(accounts))
 
     def text(self) -> bytes:
         """Everything, as `CONTENT_TYPE`."""
-        return generate_latest(self._registry)
+        return generate_latest(self._registry) + generate_latest(self._aliases)
+
+
+class _KeyFigures(Collector):
+    """What each key has used."""
+
+    def __init__(self, accounts: Callable[[], Iterable[Account]]) -> None:
+        self._accounts = accounts
+
+    def collect(self) -> Iterator[Metric]:
+        accounts = list(self._accounts())
+        for name, about in (
+            ("requests", "Requests for inference that were let in."),
+            ("refused", "Requests beyond this key's limits."),
+            ("prompt_tokens", "Prompt tokens of this key's requests."),
+            ("cached_tokens", "Of those, how many were found in the cache."),
+            ("generated_tokens", "Tokens generated for this key."),
+        ):
+            counter = CounterMetricFamily(f"pieria:key_{name}", about, labels=["key"])
+            for account in accounts:
+                counter.add_metric([account.name], getattr(account, name))
+            yield counter
 
 
 class _EngineFigures(Collector):
@@ -115,6 +165,11 @@ class _EngineFigures(Collector):
                 "kv_cache_reusable_perc",
                 "Share of cache pages that nobody holds and a later request may begin with.",
                 reusable,
+            ),
+            (
+                "prefix_cache_hit_rate",
+                "Share of prompt tokens that were found in the cache, since the start.",
+                stats.prefix_hits / max(1, stats.prefix_queries),
             ),
         ):
             gauge = GaugeMetricFamily(f"pieria:{name}", about, labels=["model_name"])

@@ -72,6 +72,7 @@ class Server:
         self._stops = 0
         self._audit = None if config.audit_log is None else logs.to_file(config.audit_log)
         gate = Gate(config, clock)
+        state.metrics.add_accounts(gate.accounts.all)
         context = tls.context(config)
         self._reload = Reload(config, gate, context)
         self._socket = listen.on_address(config.host, config.port)
