@@ -8,7 +8,8 @@ import pytest
 from pieria.engine.sampling_params import SamplingParams
 from pieria.engine.text import Delta, EngineDead
 from pieria.server.access import Gate
-from pieria.server.edge import Counts, Exchange
+from pieria.server.course import Course
+from pieria.server.edge import Exchange
 from pieria.server.errors import ApiError
 from pieria.server.generate import _merged, _prompt_first, collect, generate
 from pieria.server.job import Job, Prompt
@@ -33,7 +34,7 @@ def exchange(toy: Toy) -> Exchange:
         clock=toy.clock,
         send=send,
         gate=Gate(toy.config, toy.clock),
-        counts=Counts(),
+        course=Course(),
         routes=(),
     )
 

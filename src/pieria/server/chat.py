@@ -38,6 +38,7 @@ async def chat_completions(exchange: Exchange) -> None:
     request, job = await exchange.prepare(
         _prepare, exchange.body, served, exchange.state, exchange.config
     )
+    exchange.course.chat = True
     answer = _Answer(request, job, exchange, served)
     if request.stream:
         await exchange.stream(answer.events())

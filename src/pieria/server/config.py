@@ -96,6 +96,12 @@ class ServerConfig:
         60.0, help="how long running requests may go on after a signal to stop"
     )
     log_level: LogLevel = option("info", help="least severe messages to log")
+    otlp_traces_endpoint: str | None = option(
+        None,
+        metavar="URL",
+        help="where OpenTelemetry spans go, over HTTP, such as http://localhost:4318/v1/traces;"
+        " default: where OTEL_EXPORTER_OTLP_ENDPOINT says",
+    )
     log_format: LogFormat = option("text", help="lines for people, or an object a line")
 
     def __post_init__(self) -> None:

@@ -20,6 +20,7 @@ from pieria import logs
 from pieria.clock import Clock
 from pieria.server.access import Access, Gate, audit
 from pieria.server.config import ServerConfig
+from pieria.server.course import Course
 from pieria.server.errors import ApiError, broken, unavailable
 from pieria.server.limits import Account
 from pieria.server.responses import encode
@@ -60,15 +61,6 @@ class Route:
     content_type: str = JSON
 
 
-@dataclass
-class Counts:
-    """Tokens of one request so far."""
-
-    prompt_tokens: int = 0
-    cached_tokens: int = 0
-    generated_tokens: int = 0
-
-
 @dataclass(frozen=True)
 class Exchange:
     """One request, and the way to answer it.
@@ -87,7 +79,7 @@ class Exchange:
     clock: Clock
     send: Send
     gate: Gate
-    counts: Counts
+    course: Course
     routes: tuple[Route, ...]
 
     async def prepare(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
@@ -96,10 +88,12 @@ class Exchange:
         loop = asyncio.get_running_loop()
         doing = loop.run_in_executor(self.state.workers, partial(work, *args, **kwargs))
         try:
-            return await asyncio.wait_for(doing, seconds)
+            done = await asyncio.wait_for(doing, seconds)
         except asyncio.TimeoutError:
             message = f"template and tokenizer were not done with this request in {seconds:g} s"
             raise unavailable(message) from None
+        self.course.prepared = self.clock.now()
+        return done
 
     async def reply(self, value: Any, status: int = 200, retry_after: int | None = None) -> None:
         """Answer with a JSON value."""
@@ -171,11 +165,16 @@ class Edge:
             status = answer.status or CLIENT_LEFT
             self._state.metrics.http_requests.labels(path, status).inc()
             self._log(scope, route, path, status, self._clock.now() - began)
+            traces, course = self._state.traces, scope.get("course")
+            if traces is not None and course is not None and course.prompt_tokens:
+                told = {"http.route": path, "http.response.status_code": int(status)}
+                told["pieria.request_id"] = scope["request_id"]
+                traces.add(course, scope["headers"], began, told)
 
     def _log(
         self, scope: Scope, route: "Route | None", path: str, status: str, seconds: float
     ) -> None:
-        account, counts = scope.get("account"), scope.get("counts")
+        account, course = scope.get("account"), scope.get("course")
         access = "unmatched" if route is None else route.access
         log = audit if access == "admin" else answered
         # Probes come every few seconds and tell nothing.
@@ -190,10 +189,10 @@ class Edge:
             "status": status,
             "seconds": round(seconds, 6),
         }
-        if counts is not None and counts.prompt_tokens:
+        if course is not None and course.prompt_tokens:
             fields |= {
-                "prompt_tokens": counts.prompt_tokens,
-                "generated_tokens": counts.generated_tokens,
+                "prompt_tokens": course.prompt_tokens,
+                "generated_tokens": course.generated_tokens,
             }
         log.log(level, "answered", extra=fields)
 
@@ -248,7 +247,7 @@ class Endpoint:
         receive: Receive,
         send: Send,
     ) -> None:
-        scope["counts"] = counts = Counts()
+        scope["course"] = course = Course()
         exchange = Exchange(
             id=scope["request_id"],
             account=account,
@@ -260,7 +259,7 @@ class Endpoint:
             clock=self._clock,
             send=send,
             gate=self._gate,
-            counts=counts,
+            course=course,
             routes=self._routes,
         )
         await _while_connected(self.route.handler(exchange), receive, self._state)

@@ -72,8 +72,8 @@ async def _watched(
         timeout_seconds=job.timeout_seconds or exchange.config.request_timeout_seconds,
     )
     account.take_prompt(len(prompt.tokens))
-    counts = exchange.counts
-    counts.prompt_tokens += len(prompt.tokens)
+    course = exchange.course
+    course.prompt_tokens += len(prompt.tokens)
     if job.params.prompt_logprobs is not None:
         deltas = _prompt_first(deltas)
     try:
@@ -82,20 +82,21 @@ async def _watched(
                 now = clock.now()
                 if delta.tokens:
                     account.take_generated(len(delta.tokens))
-                    counts.generated_tokens += len(delta.tokens)
+                    course.generated_tokens += len(delta.tokens)
                     generated[delta.choice] += len(delta.tokens)
                     before = latest.get(delta.choice)
                     if before is None:
                         cached = delta.cached_tokens if delta.choice == 0 else 0
                         account.take_cached(cached)
-                        counts.cached_tokens += cached
+                        course.cached_tokens += cached
                         metrics.first_token_seconds.observe(now - exchange.arrived)
                         first[delta.choice] = now
+                        course.first_token = course.first_token or now
                     else:
                         gap = (now - before) / len(delta.tokens)
                         for _ in delta.tokens:
                             metrics.between_tokens_seconds.observe(gap)
-                    latest[delta.choice] = now
+                    latest[delta.choice] = course.last_token = now
                 if delta.finish_reason is not None:
                     unfinished.discard(delta.choice)
                     metrics.finished_as[delta.finish_reason].inc()

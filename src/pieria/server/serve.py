@@ -17,7 +17,7 @@ import uvicorn
 
 from pieria import logs
 from pieria.clock import Clock
-from pieria.server import listen, tls
+from pieria.server import listen, tls, traces
 from pieria.server.access import Gate, audit
 from pieria.server.api import create_app
 from pieria.server.config import ServerConfig
@@ -73,6 +73,10 @@ class Server:
         self._audit = None if config.audit_log is None else logs.to_file(config.audit_log)
         gate = Gate(config, clock)
         state.metrics.add_accounts(gate.accounts.all)
+        endpoint = config.otlp_traces_endpoint
+        if traces.wanted(endpoint):
+            sending = traces.provider(endpoint, state.version)
+            state.traces = traces.Traces(sending, state.names[0], clock)
         context = tls.context(config)
         self._reload = Reload(config, gate, context)
         self._socket = listen.on_address(config.host, config.port)
@@ -126,6 +130,8 @@ class Server:
             await http
             if isinstance(self._config.admin_address, Path):
                 self._config.admin_address.unlink(missing_ok=True)
+            if self._state.traces is not None:
+                await asyncio.to_thread(self._state.traces.close)
             if self._audit is not None:
                 audit.removeHandler(self._audit)
                 self._audit.close()

@@ -17,6 +17,7 @@ from pieria.engine.text import TextEngine
 from pieria.models.chat_template import ChatTemplate
 from pieria.server.errors import ApiError, unavailable
 from pieria.server.metrics import Metrics
+from pieria.server.traces import Traces
 
 WORKERS = 4
 
@@ -46,7 +47,8 @@ class ServerState:
 
     served: None until the engine is ready. draining: no generation is begun any more. in_flight: a
     task for each request in work, from its body's arrival to the end of its answer. buffered_bytes:
-    of bodies, of all requests in work. workers: threads for templates and tokenizers.
+    of bodies, of all requests in work. workers: threads for templates and tokenizers. traces:
+    where spans go; None: nowhere.
     """
 
     def __init__(
@@ -67,6 +69,7 @@ class ServerState:
         made = sha256(f"{version} {names[0]} {virtual}".encode()).hexdigest()[:10]
         self.fingerprint = f"fp_virtual_{made}" if virtual else f"fp_{made}"
         self.metrics = Metrics(names[0], client)
+        self.traces: Traces | None = None
         self.served: Served | None = None
         self.draining = False
         self.in_flight: set[asyncio.Task[None]] = set()
