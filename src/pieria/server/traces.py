@@ -31,9 +31,8 @@ def provider(endpoint: str | None, version: str) -> "TracerProvider":
         from opentelemetry.sdk.trace import TracerProvider
         from opentelemetry.sdk.trace.export import BatchSpanProcessor
     except ImportError as error:
-        raise ValueError(
-            f"traces need more packages: pip install 'pieria[otel]' ({error})"
-        ) from None
+        message = f"traces need more packages: pip install 'pieria[otel]' ({error})"
+        raise ValueError(message) from None
     named = {"service.name": os.environ.get("OTEL_SERVICE_NAME", "pieria")}
     made = TracerProvider(resource=Resource.create({**named, "service.version": version}))
     made.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(endpoint=endpoint)))
