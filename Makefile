@@ -10,7 +10,7 @@ OLDEST := .venv-oldest/bin
 KERNELS := $(wildcard src/pieria/kernels/cpu/*.cpp src/pieria/kernels/cpu/*.h)
 CPP = $(shell git ls-files '*.cpp' '*.cc' '*.h' '*.hpp' '*.cu' '*.mu' '*.muh')
 
-.PHONY: serve chat support test test-slow test-browser test-files test-oldest fuzz fuzz-api lint bench bench-peers clean
+.PHONY: serve chat support test test-slow test-browser test-files test-oldest fuzz fuzz-api lint sbom audit bench bench-peers clean
 
 serve: .venv/serve.stamp
 	$(BIN)/pieria pull $(MODEL)
@@ -55,7 +55,16 @@ lint: .venv/dev.stamp
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/bandit -q -r src -ll -c pyproject.toml
 	$(if $(CPP),$(BIN)/clang-format --dry-run --Werror $(CPP))
+
+# What is installed, as CycloneDX; and whether anything of it has a known hole, which asks the index.
+sbom: .venv/dev.stamp
+	mkdir -p build
+	$(BIN)/cyclonedx-py environment .venv --pyproject pyproject.toml --of JSON -o build/sbom.json
+
+audit: .venv/dev.stamp
+	$(BIN)/pip-audit --local --skip-editable
 
 bench: .venv/bench.stamp
 	$(BIN)/pieria bench ops $(ARGS)
