@@ -10,7 +10,7 @@ OLDEST := .venv-oldest/bin
 KERNELS := $(wildcard src/pieria/kernels/cpu/*.cpp src/pieria/kernels/cpu/*.h)
 CPP = $(shell git ls-files '*.cpp' '*.cc' '*.h' '*.hpp' '*.cu' '*.mu' '*.muh')
 
-.PHONY: serve chat support test test-slow test-browser test-files test-oldest fuzz fuzz-api lint sbom audit bench bench-peers clean
+.PHONY: serve chat support test test-slow test-browser test-files test-oldest fuzz fuzz-api lint sbom audit bench bench-peers kills aborts soak clean
 
 serve: .venv/serve.stamp
 	$(BIN)/pieria pull $(MODEL)
@@ -72,6 +72,11 @@ bench: .venv/bench.stamp
 # The same work on this and on other engines, which it installs first; on an idle machine.
 bench-peers: .venv/bench.stamp
 	$(BIN)/python -m benchmarks.peers $(ARGS)
+
+# What a server must survive: 200 kills of its engine under 32 streams, 10,000 clients that leave, an
+# hour of load with bad input. Each fails if anything was lost, leaked or grew.
+kills aborts soak: .venv/dev.stamp
+	$(BIN)/python -m benchmarks.robust.$@ $(ARGS)
 
 clean:
 	rm -rf .venv .venv-oldest build dist src/*.egg-info src/pieria/kernels/cpu/lib .mypy_cache .pytest_cache .ruff_cache
