@@ -54,7 +54,7 @@ ONCE = ("queue", "admit", "match", "finish")
 CASES: list[tuple[str, type[Exception], int]] = [
     *[(point, RuntimeError, 1) for point in POINTS],
     *[(point, MemoryError, 1) for point in POINTS],
-    *[(point, RuntimeError, 3) for point in POINTS if point not in ONCE],
+    *[(point, RuntimeError, 2) for point in POINTS if point not in ONCE],
     ("run", ValueError, 2),
     ("commit", AssertionError, 2),
 ]
