@@ -1,4 +1,4 @@
-"""The command line: `pieria serve|chat|generate|pull|devices|plan|keys|bench`.
+"""The command line: `pieria serve|chat|generate|pull|devices|quality|quantize|plan|keys|bench`.
 
 Knows which parts a command needs and prints what they say. Imports them when the command is known:
 help and errors about options must not wait for torch.
@@ -177,6 +177,42 @@ def devices(options: argparse.Namespace) -> int:
             Console().print(table)
     if options.json:
         print(json.dumps(found, indent=2))
+    return 0
+
+
+def quantize(options: argparse.Namespace) -> int:
+    """Write a model in fewer bits, as a checkpoint that Pieria, vLLM and transformers read."""
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from pieria.models.checkpoint import open_checkpoint
+    from pieria.models.pull import pull
+    from pieria.models.quantized import write
+
+    checkpoint = open_checkpoint(pull(options.model))
+    output = options.output or Path(f"{Path(options.model).stem}-{options.to}")
+    columns = (TextColumn("quantizing"), BarColumn(), TextColumn("{task.percentage:.0f} %"))
+    console = Console(stderr=True)
+    silent = not console.is_terminal
+    with Progress(*columns, TimeRemainingColumn(), console=console, disable=silent) as bar:
+        task = bar.add_task("quantizing", total=write.nbytes(checkpoint))
+        ignored = write.quantize(
+            checkpoint, options.to, output, lambda count: bar.advance(task, count)
+        )
+    print(f"{output}: linear layers in {options.to}, but for {', '.join(ignored) or 'none'}")
+    return 0
+
+
+def quality(options: argparse.Namespace) -> int:
+    """Measure what formats of fewer bits cost: perplexity, divergence from float32, speed."""
+    from rich.console import Console
+
+    from pieria.bench import quality_cli
+    from pieria.bench.quality_options import QualityOptions
+
+    [wanted] = collect(options, options.config, QualityOptions)
+    out = Console(width=None if sys.stdout.isatty() else 140)
+    quality_cli.run(wanted, RealTime(), out, Console(stderr=True))
     return 0
 
 
@@ -433,8 +469,23 @@ def _parser() -> argparse.ArgumentParser:
         help="of a device or cluster, here or not: every number with its source",
     )
     shown.add_argument("--json", action="store_true", help="as JSON instead of tables")
+    from pieria.bench.quality_options import QualityOptions
     from pieria.plan.cli import register
     from pieria.server import keys_cli
+
+    _add(commands, quality, QualityOptions)
+    written = _add(commands, quantize)
+    written.add_argument("model", help="as `pieria serve` takes it")
+    written.add_argument(
+        "--to",
+        required=True,
+        metavar="FORMAT",
+        help="int8, int4-g32, int4-g64, int4-g128 and the last three with -zp, int8-g32, fp8 or"
+        " fp8-block, to the nearest number",
+    )
+    written.add_argument(
+        "--output", type=Path, metavar="DIR", help="default: the model's name and the format"
+    )
 
     register(commands)
     keys_cli.register(commands)

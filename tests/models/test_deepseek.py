@@ -255,7 +255,6 @@ def test_experts_may_be_in_some_layers_only() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"quantization_config": {"quant_method": "fp8"}}, "quantization_config={'quant_method'"),
         ({"scoring_func": "relu"}, "scoring_func='relu' is not supported; there are: softmax, si"),
         ({"topk_method": "noaux_tc"}, "topk_method='noaux_tc' is not supported; there are: greedy"),
         ({"norm_topk_prob": True}, "norm_topk_prob=True: DeepSeek's code then leaves"),

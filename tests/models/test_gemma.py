@@ -219,7 +219,6 @@ def test_what_published_configs_say() -> None:
         ("gemma", {}, "model_type='gemma' is not supported; there are: gemma2, gemma3_text"),
         ("gemma2", {"use_bidirectional_attention": True}, "use_bidirectional_attention=True: only"),
         ("gemma3_text", {"attn_logit_softcapping": 50.0}, "attn_logit_softcapping=50.0: Gemma 3"),
-        ("gemma2", {"quantization_config": {"bits": 4}}, "quantization_config={'bits': 4}"),
         ("gemma2", {"layer_types": ["full_attention"]}, "must be 3 of full_attention, sliding_"),
         ("gemma2", {"layer_types": ["linear"] * 3}, "must be 3 of full_attention, sliding_"),
         ("gemma2", {"layer_types": [["full_attention"]] * 3}, "must be 3 of full_attention"),

@@ -105,7 +105,6 @@ def test_the_published_model() -> None:
         ({"model_type": "chatglm"}, "model_type='chatglm' is not supported; there are: glm, glm4"),
         ({"partial_rotary_factor": 0}, "partial_rotary_factor=0 must be a positive number"),
         ({"partial_rotary_factor": 0.42}, "rope of 53 dimensions in heads of 128"),
-        ({"quantization_config": {"bits": 4}}, "quantization_config={'bits': 4}"),
     ],
 )
 def test_what_is_not_supported_is_named(changes: dict[str, Any], message: str) -> None:

@@ -27,7 +27,7 @@ def config(**changes: Any) -> ModelConfig:
         ({"rms_norm_eps": "small"}, "rms_norm_eps='small' must be a positive number"),
         ({"hidden_act": "relu6"}, "hidden_act='relu6' is not supported; there are: silu"),
         ({"tie_word_embeddings": 1}, "tie_word_embeddings=1 must be true or false"),
-        ({"quantization_config": {"bits": 4}}, "quantized checkpoints are not supported"),
+        ({"quantization_config": {"bits": 4}}, "quantization_config: quant_method is missing"),
         ({"rope_scaling": {"rope_type": "dynamic"}}, "rope_type='dynamic' is not supported"),
         ({"rope_scaling": {"rope_type": "linear"}}, "rope_scaling: factor is missing"),
         ({"num_key_value_heads": 3}, "4 attention heads do not divide over 3 key heads"),

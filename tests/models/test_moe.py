@@ -169,7 +169,6 @@ def test_a_config_that_makes_no_sense_is_refused(changes: Any, message: str) -> 
         ("qwen3 moe", {"num_experts_per_tok": 7}, "top=7 must be in 1..6"),
         ("qwen2 moe", {"use_sliding_window": True}, "use_sliding_window=True"),
         ("mistral", {"layer_types": ["full_attention"]}, "layer_types=['full_attention']"),
-        ("gpt-oss", {"quantization_config": {"quant_method": "awq"}}, "quant_method='awq'"),
         ("gpt-oss", {"layer_types": ["full_attention"] * 2}, "must be 3 of full_attention"),
     ],
 )

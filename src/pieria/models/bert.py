@@ -33,7 +33,6 @@ TANH = {"gelu": False, "gelu_new": True, "gelu_pytorch_tanh": True}
 
 
 def from_hf(keys: Keys) -> ModelConfig:
-    keys.refuse("quantization_config", "quantized checkpoints are not supported yet")
     keys.refuse("is_decoder", "only encoders are supported")
     keys.refuse(
         "position_embedding_type", "only absolute positions are supported", (None, "absolute")

@@ -18,7 +18,11 @@ from pieria.models.json_file import read_bounded, read_json
 from pieria.models.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
+
+    from pieria.models.tensor_reader import TensorReader
+    from pieria.ops import Weight
 
 TOKENIZERS = ("tokenizer.json", "tokenizer.model")
 """Files that hold a tokenizer, the one that is read if both are there first."""
@@ -42,6 +46,20 @@ class TensorFile(Protocol):
         own first. Extra memory stays a few MiB, however large the tensor.
         """
 
+    def held(
+        self,
+        name: str,
+        shape: Sequence[int],
+        first: Sequence[int],
+        dtype: "torch.dtype",
+        turned: bool = False,
+    ) -> "Weight | None":
+        """Such a box in fewer bits as the file has it, for a model that computes in `dtype`.
+
+        turned: with its last two dimensions the other way round. None where the file has plain
+        numbers or there is no format for the box. ValueError if it separates what shares a scale.
+        """
+
 
 @dataclass(frozen=True)
 class Checkpoint:
@@ -62,7 +80,7 @@ class Checkpoint:
         """Loaded once. ValueError if there is none, or one of an unsupported kind."""
         return self._tokenizer
 
-    def tensors(self) -> TensorFile:
+    def tensors(self) -> "TensorReader":
         """Imports torch. ValueError if a file is missing or damaged."""
         from pieria.models.tensor_reader import TensorReader
 

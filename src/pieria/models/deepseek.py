@@ -51,7 +51,6 @@ LATENT_NORM = NormConfig(1e-6)
 
 
 def from_hf(keys: Keys) -> ModelConfig:
-    keys.refuse("quantization_config", "quantized checkpoints are not supported yet")
     norm = NormConfig(keys.number("rms_norm_eps"))
     mixer = _latent(keys)
     dense = MlpConfig(

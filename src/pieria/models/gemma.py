@@ -58,7 +58,6 @@ DEFAULTS = {"gemma2": {**BOTH, **GEMMA2}, "gemma3_text": {**BOTH, **GEMMA3}}
 
 
 def from_hf(keys: Keys) -> ModelConfig:
-    keys.refuse("quantization_config", "quantized checkpoints are not supported yet")
     text = keys.part("text_config") if keys.has("text_config") else keys
     defaults = text.choice("model_type", DEFAULTS)
     text = Keys({**defaults, **text.values}, text.source)

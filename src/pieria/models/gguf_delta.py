@@ -13,6 +13,7 @@ from torch import Tensor
 
 from pieria.models.checkpoint import TensorFile
 from pieria.models.config import DeltaConfig, ModelConfig
+from pieria.ops import Weight
 
 RATES, TAPS, SHARED_GATE = ".ssm_a", ".ssm_conv1d.weight", ".ffn_gate_inp_shexp.weight"
 ALPHA = ".ssm_alpha.weight"
@@ -70,6 +71,19 @@ class GroupedHeads:
             if not (kept < 0).all():
                 raise ValueError(f"tensor {name} holds rates that are not below 0")
             kept.copy_(torch.log(-kept))
+
+    def held(
+        self,
+        name: str,
+        shape: Sequence[int],
+        first: Sequence[int],
+        dtype: torch.dtype,
+        turned: bool = False,
+    ) -> Weight | None:
+        """As of any `TensorFile`; of heads, and of rates, None."""
+        if name.endswith((RATES, TAPS, SHARED_GATE, *self._heads)):
+            return None
+        return self._file.held(name, shape, first, dtype, turned)
 
     def _read_heads(
         self, name: str, out: Tensor, begin: list[int], dim: int, start: int, size: int

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from pieria.models.checkpoint import TensorFile
+from pieria.ops import Weight
 
 KEYS, VALUES, BOTH = ".attn_k_b.weight", ".attn_v_b.weight", ".attn_kv_b.weight"
 
@@ -54,6 +55,19 @@ class JoinedLatents:
             self._file.read_into(start + KEYS, key_1CN, (head, 0, 0))
             part_XC[:keys] = key_1CN[0].T
             self._file.read_into(start + VALUES, part_XC[None, keys:], (head, 0, 0))
+
+    def held(
+        self,
+        name: str,
+        shape: Sequence[int],
+        first: Sequence[int],
+        dtype: torch.dtype,
+        turned: bool = False,
+    ) -> Weight | None:
+        """As of any `TensorFile`; of a joined tensor, None."""
+        if name in self._starts:
+            return None
+        return self._file.held(name, shape, first, dtype, turned)
 
     def _sizes(self, start: str) -> tuple[int, int, int, int]:
         k, v = self._file.shape(start + KEYS), self._file.shape(start + VALUES)

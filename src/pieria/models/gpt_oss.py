@@ -37,10 +37,6 @@ GGUF_INTERLEAVED: tuple[str, ...] = ()
 
 
 def from_hf(keys: Keys) -> ModelConfig:
-    if keys.has("quantization_config"):
-        # Files say themselves which experts are packed.
-        keys.part("quantization_config").choice("quant_method", {"mxfp4": None})
-        keys = Keys({**keys.values, "quantization_config": None}, keys.source)
     count = keys.layers()
     windows = keys.choices(
         "layer_types",

@@ -63,7 +63,6 @@ def uniform(
 
     rope: where `keys` do not say all of it.
     """
-    keys.refuse("quantization_config", "quantized checkpoints are not supported yet")
     hidden, heads = keys.integer("hidden_size"), keys.integer("num_attention_heads")
     head_dim = keys.integer("head_dim", max(hidden // heads, 1))
     norm = NormConfig(keys.number("rms_norm_eps"), eps_outside)

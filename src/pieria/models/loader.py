@@ -3,6 +3,8 @@
 Knows names, shards and what a family's files do differently. Does not know file formats.
 """
 
+import logging
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
@@ -27,8 +29,14 @@ from pieria.models.names import (
     sources,
 )
 from pieria.models.parts import Logical, Module, Norm
+from pieria.models.parts import replace as hold
+from pieria.models.quantized.config import Mxfp4, quantization
+from pieria.models.quantized.file import QuantizedFile
+from pieria.models.quantized.held import held
 from pieria.models.registry import Family, family, model_config
 from pieria.parallel.mesh import Mesh
+
+log = logging.getLogger(__name__)
 
 DERIVED = ("rotary_emb.inv_freq", "rope_freqs.weight", "masked_bias", "embeddings.position_ids")
 """Ends of the names of tensors that files carry and the config implies."""
@@ -76,7 +84,7 @@ def _load(
     complete: Callable[[Module], None],
 ) -> None:
     keys = Keys(checkpoint.config, str(checkpoint.path))
-    tensors = checkpoint.tensors()
+    tensors: TensorFile = checkpoint.tensors()
     # All stages' weights, so that what another stage reads is not taken for left over.
     logical = Decoder(model.config, replace(model.mesh, pp=1, rank=0), model.dtype).logical()
     gguf = checkpoint.format == "gguf"
@@ -84,14 +92,23 @@ def _load(
         tensors = GroupedHeads(JoinedLatents(tensors), model.config)
         names: Names = gguf_names(model.config.family, tensors.names())
     else:
-        tensors = UnpackedExperts(tensors)
+        tensors = unpacked(checkpoint)
         names = rooted(family(keys).NAMES, tensors.names())
     unread = (*OTHER_PARTS, *_further(keys, len(model.config.layers), names))
     places = _all_places(checkpoint, names, logical, len(tensors.names()))
     _compare(checkpoint, tensors, places, model.config, names, unread)
+    formats: Counter[str] = Counter()
     for module in model.declaring():
         for kind in module.logical:
             name, dtype = f"{module.path}.{kind}", getattr(module, kind).dtype
+            few = None
+            if module.quantizable and kind == "weight":
+                few = held(tensors, places[name], logical[name], model.mesh, dtype)
+            if few is not None:
+                hold(module, kind, few.to(device))
+                formats[few.format.name] += 1
+                advance(few.nbytes)
+                continue
             part = _read(tensors, places[name], logical[name], model, dtype)
             if gguf:
                 part = _deinterleave(part, name, family(keys), model)
@@ -101,8 +118,27 @@ def _load(
             setattr(module, kind, nn.Parameter(part, requires_grad=False))
             advance(part.numel() * part.element_size())
         complete(module)
+    for format, count in formats.items():
+        log.info("%d weights are held as %s, as the files have them", count, format)
     for name, buffer in model.named_buffers():
         setattr(model, name, buffer.to(device))
+
+
+def unpacked(checkpoint: Checkpoint) -> TensorFile:
+    """The tensors of safetensors files, with matrices in place of what they are packed as."""
+    said = quantization(Keys(checkpoint.config, str(checkpoint.path)))
+    reader = checkpoint.tensors()
+    packed = said is not None and not isinstance(said, Mxfp4)
+    return UnpackedExperts(QuantizedFile(reader, said) if said and packed else reader)
+
+
+def hf_places(checkpoint: Checkpoint, model: Decoder) -> dict[str, tuple[Place, ...]]:
+    """Where safetensors files of this model have each weight, whatever its own files are."""
+    keys, logical = Keys(checkpoint.config, str(checkpoint.path)), model.logical()
+    names = family(keys).NAMES
+    if checkpoint.format == "safetensors":
+        names = rooted(names, checkpoint.tensors().names())
+    return {name: _places(name, names, logical) for name in logical}
 
 
 def _compare(

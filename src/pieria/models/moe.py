@@ -59,6 +59,8 @@ class Stack(Module):
     A bias is cut as the outputs are.
     """
 
+    quantizable = True
+
     def __init__(
         self,
         path: str,

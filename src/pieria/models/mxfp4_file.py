@@ -11,7 +11,9 @@ import torch
 from torch import Tensor
 
 from pieria.models.checkpoint import TensorFile
-from pieria.ops.formats import ggml
+from pieria.models.quantized.compressed_tensors import mxfp4
+from pieria.ops import Weight
+from pieria.ops.weight import dense
 
 BLOCKS, SCALES = "_blocks", "_scales"
 GROUP = 32
@@ -64,15 +66,39 @@ class UnpackedExperts:
                 decoded_OI = self._decoded(name, place, len(part_OI), high - low)
                 part_OI.copy_(decoded_OI.narrow(1, begin - low * GROUP, part_OI.shape[1]))
 
+    def held(
+        self,
+        name: str,
+        shape: Sequence[int],
+        first: Sequence[int],
+        dtype: torch.dtype,
+        turned: bool = False,
+    ) -> Weight | None:
+        """As of any `TensorFile`; of a packed matrix, turned and of whole groups."""
+        if name not in self._packed:
+            return self._file.held(name, shape, first, dtype, turned)
+        if not turned:
+            return None
+        experts, inputs, outputs = shape
+        expert, begin, row = first
+        if begin % GROUP or inputs % GROUP:
+            raise ValueError(
+                f"tensor {name}{BLOCKS}: inputs {begin} to {begin + inputs} are wanted here, and"
+                f" each {GROUP} share a scale; another number of ranks may divide them"
+            )
+        groups = inputs // GROUP
+        bytes_EOGB = torch.empty(experts, outputs, groups, GROUP // 2, dtype=torch.uint8)
+        scales_EOG = torch.empty(experts, outputs, groups, dtype=torch.uint8)
+        place = (expert, row, begin // GROUP)
+        self._file.read_into(name + BLOCKS, bytes_EOGB, (*place, 0))
+        self._file.read_into(name + SCALES, scales_EOG, place)
+        return mxfp4(bytes_EOGB.flatten(2), scales_EOG, name + SCALES, dtype)
+
     def _decoded(self, name: str, place: tuple[int, int, int], rows: int, groups: int) -> Tensor:
         """float32 [rows, groups * 32] from this expert, output and group on."""
         bytes_OGB = torch.empty(1, rows, groups, GROUP // 2, dtype=torch.uint8)
         scales_OG = torch.empty(1, rows, groups, dtype=torch.uint8)
         self._file.read_into(name + BLOCKS, bytes_OGB, (*place, 0))
         self._file.read_into(name + SCALES, scales_OG, place)
-        packed_NB = bytes_OGB.view(-1, GROUP // 2)
-        codes_NE = torch.stack((packed_NB & 15, packed_NB >> 4), -1).flatten(1)
-        # ggml's blocks have the scale in front, and the second half above the first.
-        halves_NB = codes_NE[:, : GROUP // 2] | codes_NE[:, GROUP // 2 :] << 4
-        blocks_NB = torch.cat((scales_OG.view(-1, 1), halves_NB), 1)
-        return ggml.mxfp4(blocks_NB).values().view(rows, groups * GROUP)
+        weight = mxfp4(bytes_OGB.flatten(2), scales_OG, name + SCALES, torch.float32)
+        return dense(weight)[0]

@@ -47,6 +47,9 @@ class Module(Part):
     path: the module's name in the model.
     """
 
+    quantizable = False
+    """Whether `weight` may be held in fewer bits."""
+
     def __init__(self, path: str, mesh: Mesh, dtype: torch.dtype) -> None:
         super().__init__()
         self.path = path
@@ -74,6 +77,8 @@ class Module(Part):
 
 class Linear(Module):
     """y_TO = x_TI W_OI^T + b_O. A row cut sums the ranks' products."""
+
+    quantizable = True
 
     def __init__(
         self,
@@ -162,6 +167,8 @@ class Table(Module):
 
 class Embedding(Module):
     """Tokens to vectors, times `scale`, and vectors to logits where the two are tied."""
+
+    quantizable = True
 
     def __init__(
         self,

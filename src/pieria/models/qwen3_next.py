@@ -50,7 +50,6 @@ def from_hf(keys: Keys) -> ModelConfig:
 
 def hybrid(keys: Keys, text: Keys, family: str) -> ModelConfig:
     """text: the keys of the language model, where they are apart from the others."""
-    keys.refuse("quantization_config", "quantized checkpoints are not supported yet")
     text.refuse("attn_output_gate", "only gated attention is supported", (None, True))
     count, every = text.layers(), text.integer("full_attention_interval", 4)
     norm = NormConfig(text.number("rms_norm_eps", 1e-6), offset=1.0)

@@ -24,6 +24,7 @@ from pieria.models import (
 from pieria.models.config import ModelConfig
 from pieria.models.keys import Keys, naming
 from pieria.models.names import Names
+from pieria.models.quantized.config import quantization
 
 
 class Family(Protocol):
@@ -104,6 +105,7 @@ def model_config(keys: Keys) -> ModelConfig:
 
     What was saved without its head, such as Qwen3Model, does not generate.
     """
+    quantization(keys)
     with naming(keys.source):
         config = family(keys).from_hf(keys)
     known = {*ARCHITECTURES, *SHARED_NAMES}

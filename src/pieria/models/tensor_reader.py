@@ -12,12 +12,18 @@ import torch
 from torch import Tensor
 
 from pieria.models.stored_tensor import StoredTensor
+from pieria.ops import Weight
 from pieria.ops.formats import Parts, ggml
 
 BLOCK_BYTES = 128 << 10
 
-PACKED = "U8"
-"""Bytes that hold numbers in a way that only who reads them knows: read as uint8, and only so."""
+INTEGERS: Mapping[str, torch.dtype] = {
+    "U8": torch.uint8,
+    "I8": torch.int8,
+    "I32": torch.int32,
+    "I64": torch.int64,
+}
+"""They hold numbers in a way that only who reads them knows: read as they are, and only so."""
 
 
 def _blocks(parts: Callable[[Tensor], Parts]) -> Callable[[Tensor], Tensor]:
@@ -35,7 +41,7 @@ DECODERS: Mapping[str, Callable[[Tensor], Tensor]] = {
     "BF16": _plain(torch.bfloat16),
     "F8_E4M3": _plain(torch.float8_e4m3fn),
     "F8_E5M2": _plain(torch.float8_e5m2),
-    PACKED: _plain(torch.uint8),
+    **{name: _plain(dtype) for name, dtype in INTEGERS.items()},
     **{name: _blocks(parts) for name, parts in ggml.PARTS.items()},
 }
 """NumberFormat.name -> uint8 [blocks, bytes of a block] to [blocks, elements of a block]."""
@@ -53,6 +59,13 @@ class TensorReader:
     def shape(self, name: str) -> tuple[int, ...]:
         return self._stored(name).shape
 
+    def kind(self, name: str) -> str:
+        """The name of its number format."""
+        return self._stored(name).format.name
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._tensors
+
     def read_into(self, name: str, out: Tensor, first: Sequence[int] = ()) -> None:
         """Copy a box of the tensor into `out`, in out's dtype and device.
 
@@ -61,9 +74,10 @@ class TensorReader:
         not fit; OSError if the file became shorter.
         """
         stored = self._stored(name)
-        kind, packed = stored.format.name, out.dtype == torch.uint8
-        if kind not in DECODERS or (kind == PACKED) != packed:
-            known = PACKED if packed else ", ".join(name for name in DECODERS if name != PACKED)
+        kind = stored.format.name
+        asked = next((name for name, dtype in INTEGERS.items() if dtype == out.dtype), None)
+        if kind not in DECODERS or (kind if kind in INTEGERS else None) != asked:
+            known = asked or ", ".join(name for name in DECODERS if name not in INTEGERS)
             raise ValueError(
                 f"{stored.path}: tensor {name!r} holds {kind} numbers; supported are: {known}"
             )
@@ -81,6 +95,17 @@ class TensorReader:
             out, begin = out.reshape(1), (0,)
         with stored.path.open("rb", buffering=0) as file, torch.no_grad():
             _Copy(file, stored).copy(stored.offset, stored.shape or (1,), out, begin)
+
+    def held(
+        self,
+        name: str,
+        shape: Sequence[int],
+        first: Sequence[int],
+        dtype: torch.dtype,
+        turned: bool = False,
+    ) -> Weight | None:
+        """None: what a tensor's numbers are to be multiplied with, only others know."""
+        return None
 
     def _stored(self, name: str) -> StoredTensor:
         if name not in self._tensors:

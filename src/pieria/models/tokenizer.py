@@ -115,6 +115,10 @@ class Tokenizer:
         except ValueError as error:
             raise ValueError(f"{source}: {error}") from None
 
+    def save(self, path: Path) -> None:
+        """As tokenizer.json; what is put around a text is for tokenizer_config.json to say."""
+        self._backend.save(str(path))
+
     def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
         """Special tokens in the text are found either way; the flag is for those put around it.
 

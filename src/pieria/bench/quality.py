@@ -1,0 +1,189 @@
+"""What a format costs: a model's next-token distributions on a text against those in float32.
+
+A text is cut into windows that are computed each by itself, over pages as a server would; every
+token but a window's first counts. Knows models and formats; options and tables are elsewhere.
+
+T tokens, R rows of logits, V vocabulary.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from pieria.clock import Clock
+from pieria.engine.batch import LayerCache, pack
+from pieria.engine.layout import Layout, layout
+from pieria.engine.place import allocate
+from pieria.engine.plan import Chunk
+from pieria.engine.runner_config import DTYPES
+from pieria.hardware.spec import Device
+from pieria.models.checkpoint import Checkpoint, open_checkpoint
+from pieria.models.decoder import Decoder
+from pieria.models.loader import build, load
+from pieria.models.parts import Module
+from pieria.models.parts import replace as hold
+from pieria.ops import Weight
+from pieria.ops.formats import QUANTIZED
+from pieria.parallel.mesh import Mesh
+
+TEXT = Path(__file__).parent / "text" / "opticks.txt"
+
+PAGE_TOKENS = 16
+
+ROWS = 64
+"""Of logits that are compared together."""
+
+STEPS = 16
+"""Single tokens that are computed after the first window, for the speed."""
+
+
+@dataclass(frozen=True)
+class Quality:
+    """bits: of a weight of matrices, scales included. kl: mean, in nats a token, of the format's
+    distribution from float32's. agreement: share of the tokens with the same likeliest next one.
+    prompt_rate, decode_rate: tokens/s of whole windows, and of single tokens.
+    """
+
+    format: str
+    bits: float
+    perplexity: float
+    kl: float
+    agreement: float
+    prompt_rate: float
+    decode_rate: float
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A model ready to compute, and what its layers remember."""
+
+    model: Decoder
+    layout: Layout
+    caches: list[LayerCache]
+    pages: int
+    bits: float
+    device: str
+
+    def hidden(self, tokens: Sequence[int], start: int = 0) -> Tensor:
+        """[T, D] of tokens from place `start` on, after those computed before."""
+        tables = tuple(
+            tuple(range(i * self.pages, (i + 1) * self.pages))
+            for i in range(len(self.layout.windows))
+        )
+        states = (start % 2 if start else -1, (start + 1) % 2) if self.stateful else (-1, -1)
+        chunk = Chunk("text", start, tuple(tokens), tables, *states)
+        packed = pack([chunk], PAGE_TOKENS, self.caches, self.layout.tables, self.device)
+        hidden_TD: Tensor = self.model(*packed)
+        return hidden_TD
+
+    @property
+    def stateful(self) -> bool:
+        return any(spec.state for spec in self.layout.specs)
+
+
+def known(name: str, reference: Checkpoint) -> tuple[Checkpoint, str]:
+    """The checkpoint and the format or dtype that a name of `--formats` means.
+
+    ValueError for a name that is none, and for a checkpoint of other tokens.
+    """
+    if name in QUANTIZED or name in DTYPES[1:]:
+        return reference, name
+    path = Path(name).expanduser()
+    if not path.exists():
+        names = ", ".join((*DTYPES[1:], *QUANTIZED))
+        raise ValueError(f"format {name!r} is none of {names}, and no checkpoint's path")
+    found = open_checkpoint(path)
+    words = "The quick brown fox, 1704: \u00e6ther."
+    if found.tokenizer().encode(words) != reference.tokenizer().encode(words):
+        raise ValueError(f"{path}: not the same model: its tokenizer gives other tokens")
+    return found, ""
+
+
+def loaded(
+    checkpoint: Checkpoint, format: str, dtype: torch.dtype, length: int, device: Device
+) -> Loaded:
+    """A model with weights in a format, or all in the dtype that `format` names, and room for
+    `length` tokens.
+    """
+    dtype = getattr(torch, format) if format in DTYPES[1:] else dtype
+    model = build(checkpoint, Mesh(), dtype)
+    if not model.config.generates:
+        raise ValueError(f"{checkpoint.path}: {model.config.family} models do not generate")
+    held = numbers = 0
+
+    def complete(module: Module) -> None:
+        nonlocal held, numbers
+        if module.quantizable:
+            weight: Tensor | Weight = module.weight
+            chosen = QUANTIZED.get(format)
+            fits = chosen is not None and weight.shape[-1] % chosen.unit == 0
+            if chosen is not None and fits and isinstance(weight, Tensor):
+                weight = chosen.quantize(weight.data)
+                hold(module, "weight", weight)
+            numbers += weight.numel()
+            held += weight.nbytes
+        module.pack()
+
+    load(checkpoint, model, device.torch_device, complete=complete)
+    arranged = layout(model.cache_specs())
+    pages = -(-length // PAGE_TOKENS)
+    count = pages * len(arranged.windows)
+    whole = range(len(arranged.specs))
+    caches = allocate(arranged, whole, count, 2, PAGE_TOKENS, device)
+    bits = 8 * held / max(numbers, 1)
+    return Loaded(model, arranged, caches, pages, bits, device.torch_device)
+
+
+@torch.inference_mode()
+def measure(
+    name: str,
+    reference: Loaded,
+    other: Loaded,
+    windows: Sequence[Sequence[int]],
+    clock: Clock,
+    advance: Callable[[], None] = lambda: None,
+) -> Quality:
+    """Compare two models of one vocabulary on the windows; `advance()` is called after each."""
+    loss = divergence = seconds = 0.0
+    same = count = 0
+    for window in windows:
+        began = clock.now()
+        hidden_TD = other.hidden(window)
+        seconds += clock.now() - began
+        exact_TD = hidden_TD if other is reference else reference.hidden(window)
+        for first in range(0, len(window) - 1, ROWS):
+            last = min(first + ROWS, len(window) - 1)
+            p_RV = torch.log_softmax(reference.model.logits(exact_TD[first:last]).double(), -1)
+            q_RV = p_RV
+            if other is not reference:
+                q_RV = torch.log_softmax(other.model.logits(hidden_TD[first:last]).double(), -1)
+            targets_R1 = torch.tensor(window[first + 1 : last + 1]).unsqueeze(1).to(q_RV.device)
+            loss -= float(q_RV.gather(1, targets_R1).sum())
+            divergence += float((p_RV.exp() * (p_RV - q_RV)).sum())
+            same += int((p_RV.argmax(-1) == q_RV.argmax(-1)).sum())
+            count += last - first
+        advance()
+    return Quality(
+        name,
+        other.bits,
+        math.exp(loss / count),
+        divergence / count,
+        same / count,
+        sum(map(len, windows)) / seconds,
+        _decode_rate(other, windows[0], clock),
+    )
+
+
+def _decode_rate(loaded: Loaded, window: Sequence[int], clock: Clock) -> float:
+    """Tokens/s one by one, after the window's first half."""
+    half = len(window) // 2
+    loaded.hidden(window[:half])
+    steps = min(STEPS, len(window) - half)
+    began = clock.now()
+    for place in range(half, half + steps):
+        loaded.model.logits(loaded.hidden(window[place : place + 1], place))
+    return steps / (clock.now() - began)

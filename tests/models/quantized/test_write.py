@@ -1,0 +1,142 @@
+"""What `pieria quantize` writes: as the safetensors and compressed-tensors libraries read it, and
+as what is quantized while it is loaded.
+"""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from pieria.models.checkpoint import open_checkpoint
+from pieria.models.decoder import Decoder
+from pieria.models.loader import build, load
+from pieria.models.quantized.layout import WRITABLE
+from pieria.models.quantized.safetensors_writer import SafetensorsWriter
+from pieria.models.quantized.write import quantize
+from pieria.ops import Weight
+from pieria.ops.formats import QUANTIZED
+from pieria.ops.weight import dense
+from pieria.parallel.mesh import Mesh
+from tests.models import tiny
+
+SIZES: dict[str, Any] = {
+    "hidden_size": 128,
+    "intermediate_size": 256,
+    "num_hidden_layers": 2,
+    "num_key_value_heads": 4,
+}
+
+
+def read(folder: Path) -> Decoder:
+    checkpoint = open_checkpoint(folder)
+    model = build(checkpoint, Mesh(), torch.float32)
+    load(checkpoint, model, "cpu")
+    return model
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("plain")
+    tiny.write_tokenizer(tiny.save(tiny.model("Llama", **SIZES), folder))
+    return folder
+
+
+@pytest.mark.parametrize("format", WRITABLE)
+def test_weights_are_those_quantized_here(format: str, plain: Path, tmp_path: Path) -> None:
+    """Bit for bit, codes and scales; and all else is as it was."""
+    ignored = quantize(open_checkpoint(plain), format, tmp_path / "out")
+    assert ignored == ["lm_head"]
+    exact, found = read(plain), read(tmp_path / "out")
+    names = set()
+    for module in found.declaring():
+        for kind in module.logical:
+            held = getattr(module, kind)
+            wanted = getattr(exact.get_submodule(module.path), kind)
+            if isinstance(held, Weight):
+                names.add(held.format.name)
+                wanted = QUANTIZED[format].quantize(wanted.data)
+                pairs = zip(held.tensors, wanted.tensors, strict=True)
+                assert all(torch.equal(a, b) and a.dtype == b.dtype for a, b in pairs)
+            else:
+                assert torch.equal(held, wanted)
+    assert names == {format}
+    assert (tmp_path / "out" / "tokenizer.json").is_file()
+
+
+@pytest.mark.parametrize("format", WRITABLE)
+def test_compressed_tensors_reads_it(format: str, plain: Path, tmp_path: Path) -> None:
+    pytest.importorskip("compressed_tensors")
+    from compressed_tensors.compressors import BaseCompressor
+    from compressed_tensors.quantization import QuantizationConfig
+
+    quantize(open_checkpoint(plain), format, tmp_path / "out")
+    said = json.loads((tmp_path / "out" / "config.json").read_text())["quantization_config"]
+    config = QuantizationConfig.model_validate(said)
+    scheme = config.config_groups["group_0"]
+    tensors = load_file(tmp_path / "out" / "model.safetensors")
+    model = read(tmp_path / "out")
+    names = {"q": "self_attn.q_proj", "o": "self_attn.o_proj"}
+    for ours, theirs in names.items():
+        start = f"model.layers.1.{theirs}."
+        state = {n.removeprefix(start): t for n, t in tensors.items() if n.startswith(start)}
+        state["weight_scale"] = state["weight_scale"].float()
+        compressor = BaseCompressor.get_value_from_registry(config.format)
+        weight = compressor.decompress(state, scheme)["weight"]
+        held = model.get_submodule(f"layers.1.mixer.{ours}").weight
+        assert isinstance(held, Weight)
+        assert torch.allclose(weight.float(), dense(held), rtol=1e-6, atol=1e-7)
+
+
+def test_experts_are_written_one_by_one(tmp_path: Path) -> None:
+    config = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 64}
+    made = tiny.model("Qwen3Moe", **SIZES, **config, head_dim=32)
+    plain = tiny.write_tokenizer(tiny.save(made, tmp_path / "plain"))
+    quantize(open_checkpoint(tmp_path / "plain"), "int4-g64", tmp_path / "out")
+    assert plain is None or plain
+    exact, found = read(tmp_path / "plain"), read(tmp_path / "out")
+    for part in ("gate", "up", "down"):
+        path = f"layers.1.mlp.experts.{part}"
+        held, weight = found.get_submodule(path).weight, exact.get_submodule(path).weight
+        assert isinstance(held, Weight) and held.format.name == "int4-g64"
+        assert torch.equal(dense(held), dense(QUANTIZED["int4-g64"].quantize(weight.data)))
+    assert not isinstance(found.get_submodule("layers.1.mlp.router").weight, Weight)
+
+
+def test_many_files(tmp_path: Path) -> None:
+    tensors = {f"t{i}": torch.randn(16, 8 + i) for i in range(5)} | {"b": torch.ones(3).bfloat16()}
+    writer = SafetensorsWriter(tmp_path, most=1200)
+    for name, tensor in tensors.items():
+        writer.add(name, tensor)
+    with pytest.raises(ValueError, match="t1 is there twice"):
+        writer.add("t1", torch.ones(1))
+    writer.close()
+    index = json.loads((tmp_path / "model.safetensors.index.json").read_text())
+    assert len(set(index["weight_map"].values())) > 1
+    for name, file in index["weight_map"].items():
+        assert torch.equal(load_file(tmp_path / file)[name], tensors[name])
+
+
+@pytest.mark.parametrize(
+    ("format", "there", "message"),
+    [
+        ("fp8-e5m2", False, "format 'fp8-e5m2' cannot be written; there are: int8, "),
+        ("int8", True, "is there already; give a folder that is empty"),
+    ],
+)
+def test_what_cannot_be_is_refused(
+    format: str, there: bool, message: str, plain: Path, tmp_path: Path
+) -> None:
+    if there:
+        (tmp_path / "file").touch()
+    with pytest.raises(ValueError, match=re.escape(message)):
+        quantize(open_checkpoint(plain), format, tmp_path)
+
+
+def test_what_is_quantized_is_not_again(plain: Path, tmp_path: Path) -> None:
+    quantize(open_checkpoint(plain), "int8", tmp_path / "once")
+    with pytest.raises(ValueError, match="is quantized already"):
+        quantize(open_checkpoint(tmp_path / "once"), "int8", tmp_path / "twice")
