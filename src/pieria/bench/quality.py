@@ -118,7 +118,7 @@ def loaded(
     def complete(module: Module) -> None:
         nonlocal held, numbers
         if module.quantizable:
-            weight: Tensor | Weight = module.weight
+            weight: Tensor | Weight = getattr(module, "weight")  # noqa: B009
             chosen = QUANTIZED.get(format)
             fits = chosen is not None and weight.shape[-1] % chosen.unit == 0
             if chosen is not None and fits and isinstance(weight, Tensor):

@@ -53,8 +53,8 @@ class SafetensorsWriter:
         if self._file is None or room < 0 or (self._bytes and self._bytes + size > self._most):
             self._next()
         assert self._file is not None
-        data = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
-        self._file.write(memoryview(data))
+        data = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+        self._file.write(data.numpy().data)
         span = [self._bytes, self._bytes + size]
         kind = KINDS[tensor.dtype]
         entry = {"dtype": kind, "shape": list(tensor.shape), "data_offsets": span}
