@@ -42,18 +42,32 @@ struct PackWeight {
 
 enum Purpose { ROWS };
 
-template <class T>
-const typename Mode<T>::A* packed(const T* x, int64_t stride, int64_t inputs,
-                                  const Division& division) {
+// Bytes of packed rows that a thread keeps in its second level cache, beside a panel.
+constexpr int64_t PACKED_BYTES = 1 << 20;
+
+// Packs as many blocks of rows at a time as all threads' caches hold, and calls body(begin, end,
+// rows), where rows are those of the blocks [begin, end).
+template <class T, class Body>
+void in_turns(const T* x, int64_t stride, int64_t inputs, const Division& division, Body&& body) {
+    using A = typename Mode<T>::A;
     const int64_t steps = steps_of<Mode<T>>(inputs);
-    auto* out = scratch<typename Mode<T>::A>(ROWS, division.rows * steps);
-    parallel(division.blocks * division.tiles, [&](int64_t i) {
-        const int64_t block = i / division.tiles, tile = i % division.tiles;
-        const int64_t first = division.first(block, tile);
-        pack_rows(x + first * stride, stride, division.first(block, tile + 1) - first, inputs,
-                  out + first * steps);
-    });
-    return out;
+    const int64_t block_size = Division::BLOCK * steps;
+    const int64_t held = PACKED_BYTES / static_cast<int64_t>(block_size * sizeof(A));
+    const int64_t most = std::max<int64_t>(1, held) * pool_threads();
+    const int64_t turns = (division.blocks + most - 1) / most;
+    auto* out = scratch<A>(ROWS, std::min(most * block_size, division.rows * steps));
+    for (int64_t turn = 0; turn < turns; ++turn) {
+        const int64_t begin = division.blocks * turn / turns;
+        const int64_t end = division.blocks * (turn + 1) / turns;
+        const int64_t origin = division.first(begin, 0);
+        parallel((end - begin) * division.tiles, [&](int64_t i) {
+            const int64_t block = begin + i / division.tiles, tile = i % division.tiles;
+            const int64_t first = division.first(block, tile);
+            pack_rows(x + first * stride, stride, division.first(block, tile + 1) - first, inputs,
+                      out + (first - origin) * steps);
+        });
+        body(begin, end, out);
+    }
 }
 
 template <class T>
@@ -61,28 +75,32 @@ void linear_of(const Linear& a) {
     using M = Mode<T>;
     const Division division(a.rows);
     const int64_t steps = steps_of<M>(a.inputs), size = panel_size<M>(a.inputs);
-    const auto* rows = packed(static_cast<const T*>(a.x), a.stride, a.inputs, division);
     int64_t total = 0;
     for (int64_t m = 0; m < a.count; ++m) total += panels_of(a.matrices[m].outputs);
-    parallel(division.blocks * total, [&](int64_t i) {
-        const int64_t block = i / total;
-        int64_t panel = i % total;
-        const Matrix* matrix = a.matrices;
-        for (; panel >= panels_of(matrix->outputs); ++matrix) panel -= panels_of(matrix->outputs);
-        const int64_t column = panel * PANEL;
-        const int64_t columns = std::min<int64_t>(PANEL, matrix->outputs - column);
-        const auto* weights = static_cast<const typename M::B*>(matrix->panels) + panel * size;
-        for (int64_t tile = 0; tile < division.tiles; ++tile) {
-            const int64_t first = division.first(block, tile);
-            with_rows(division.first(block, tile + 1) - first, [&]<int R>() {
-                f32 c[R][PANEL_VECTORS];
-                product<T, R>(steps, rows + first * steps, weights, c, tile == 0);
-                add_bias<T, R>(matrix->bias, column, columns, c);
-                write<T, R>(static_cast<T*>(matrix->out) + first * matrix->out_stride + column,
-                            matrix->out_stride, columns, c);
-            });
-        }
-    });
+    const auto multiply_some = [&](int64_t begin, int64_t end, const typename M::A* rows) {
+        const int64_t origin = division.first(begin, 0);
+        parallel((end - begin) * total, [&](int64_t i) {
+            const int64_t block = begin + i / total;
+            int64_t panel = i % total;
+            const Matrix* matrix = a.matrices;
+            for (; panel >= panels_of(matrix->outputs); ++matrix)
+                panel -= panels_of(matrix->outputs);
+            const int64_t column = panel * PANEL;
+            const int64_t columns = std::min<int64_t>(PANEL, matrix->outputs - column);
+            const auto* weights = static_cast<const typename M::B*>(matrix->panels) + panel * size;
+            for (int64_t tile = 0; tile < division.tiles; ++tile) {
+                const int64_t first = division.first(block, tile);
+                with_rows(division.first(block, tile + 1) - first, [&]<int R>() {
+                    f32 c[R][PANEL_VECTORS];
+                    product<T, R>(steps, rows + (first - origin) * steps, weights, c, tile == 0);
+                    add_bias<T, R>(matrix->bias, column, columns, c);
+                    write<T, R>(static_cast<T*>(matrix->out) + first * matrix->out_stride + column,
+                                matrix->out_stride, columns, c);
+                });
+            }
+        });
+    };
+    in_turns(static_cast<const T*>(a.x), a.stride, a.inputs, division, multiply_some);
 }
 
 template <class T>
@@ -90,29 +108,32 @@ void gated_of(const Gated& a) {
     using M = Mode<T>;
     const Division division(a.rows);
     const int64_t steps = steps_of<M>(a.inputs), size = panel_size<M>(a.inputs);
-    const auto* rows = packed(static_cast<const T*>(a.x), a.stride, a.inputs, division);
     const int64_t total = panels_of(a.gate.outputs);
-    parallel(division.blocks * total, [&](int64_t i) {
-        const int64_t block = i / total, panel = i % total, column = panel * PANEL;
-        const int64_t columns = std::min<int64_t>(PANEL, a.gate.outputs - column);
-        const auto* gates = static_cast<const typename M::B*>(a.gate.panels) + panel * size;
-        const auto* ups = static_cast<const typename M::B*>(a.up.panels) + panel * size;
-        for (int64_t tile = 0; tile < division.tiles; ++tile) {
-            const int64_t first = division.first(block, tile);
-            with_rows(division.first(block, tile + 1) - first, [&]<int R>() {
-                f32 gate[R][PANEL_VECTORS], up[R][PANEL_VECTORS];
-                product<T, R>(steps, rows + first * steps, gates, gate, tile == 0);
-                add_bias<T, R>(a.gate.bias, column, columns, gate);
-                product<T, R>(steps, rows + first * steps, ups, up, tile == 0);
-                add_bias<T, R>(a.up.bias, column, columns, up);
-                for (int r = 0; r < R; ++r)
-                    for (int v = 0; v < PANEL_VECTORS; ++v)
-                        up[r][v] *= activate(a.activation, gate[r][v]);
-                write<T, R>(static_cast<T*>(a.gate.out) + first * a.gate.out_stride + column,
-                            a.gate.out_stride, columns, up);
-            });
-        }
-    });
+    const auto multiply_some = [&](int64_t begin, int64_t end, const typename M::A* rows) {
+        const int64_t origin = division.first(begin, 0);
+        parallel((end - begin) * total, [&](int64_t i) {
+            const int64_t block = begin + i / total, panel = i % total, column = panel * PANEL;
+            const int64_t columns = std::min<int64_t>(PANEL, a.gate.outputs - column);
+            const auto* gates = static_cast<const typename M::B*>(a.gate.panels) + panel * size;
+            const auto* ups = static_cast<const typename M::B*>(a.up.panels) + panel * size;
+            for (int64_t tile = 0; tile < division.tiles; ++tile) {
+                const int64_t first = division.first(block, tile);
+                with_rows(division.first(block, tile + 1) - first, [&]<int R>() {
+                    f32 gate[R][PANEL_VECTORS], up[R][PANEL_VECTORS];
+                    product<T, R>(steps, rows + (first - origin) * steps, gates, gate, tile == 0);
+                    add_bias<T, R>(a.gate.bias, column, columns, gate);
+                    product<T, R>(steps, rows + (first - origin) * steps, ups, up, tile == 0);
+                    add_bias<T, R>(a.up.bias, column, columns, up);
+                    for (int r = 0; r < R; ++r)
+                        for (int v = 0; v < PANEL_VECTORS; ++v)
+                            up[r][v] *= activate(a.activation, gate[r][v]);
+                    write<T, R>(static_cast<T*>(a.gate.out) + first * a.gate.out_stride + column,
+                                a.gate.out_stride, columns, up);
+                });
+            }
+        });
+    };
+    in_turns(static_cast<const T*>(a.x), a.stride, a.inputs, division, multiply_some);
 }
 
 template <class T>

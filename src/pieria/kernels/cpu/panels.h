@@ -2,6 +2,8 @@
 // step takes of each output. Outputs and inputs are padded with zeros.
 #pragma once
 
+#include <algorithm>
+
 #include "tile.h"
 
 namespace pieria {
@@ -26,15 +28,22 @@ inline int64_t panel_size(int64_t inputs) {
 template <class T, class RowOf>
 inline void pack_rows(RowOf&& row_of, int64_t rows, int64_t inputs, typename Mode<T>::A* out) {
     using M = Mode<T>;
-    const int64_t whole = inputs / M::DEPTH;
-    for (int64_t r = 0; r < rows; ++r) {
-        const T* row = row_of(r);
-        if constexpr (M::DEPTH == 1) {
-            for (int64_t k = 0; k < whole; ++k) out[k * rows + r] = M::join(row[k]);
-        } else {
-            for (int64_t k = 0; k < whole; ++k)
-                out[k * rows + r] = M::join(row[2 * k], row[2 * k + 1]);
-            if (2 * whole < inputs) out[whole * rows + r] = M::join(row[2 * whole], T{});
+    // Few steps of all rows at a time: what is written stays in the first level cache until it is
+    // whole lines.
+    constexpr int64_t SOME = 64;
+    const int64_t whole = inputs / M::DEPTH, steps = (inputs + M::DEPTH - 1) / M::DEPTH;
+    for (int64_t begin = 0; begin < steps; begin += SOME) {
+        const int64_t end = std::min(begin + SOME, whole);
+        for (int64_t r = 0; r < rows; ++r) {
+            const T* row = row_of(r);
+            if constexpr (M::DEPTH == 1) {
+                for (int64_t k = begin; k < end; ++k) out[k * rows + r] = M::join(row[k]);
+            } else {
+                for (int64_t k = begin; k < end; ++k)
+                    out[k * rows + r] = M::join(row[2 * k], row[2 * k + 1]);
+                if (end < begin + SOME && whole < steps)
+                    out[whole * rows + r] = M::join(row[2 * whole], T{});
+            }
         }
     }
 }
