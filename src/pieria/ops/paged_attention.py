@@ -195,5 +195,8 @@ def _(make: Inputs) -> Iterator[Case]:
     for requests in (1, 32):
         yield case(f"{requests} of 200", (1,) * requests, (200,) * requests, bench=True)
     yield case("32 of 2000", (1,) * 32, (2000,) * 32, bench=True)
+    yield case("1 of 32768", (1,), (32768,), bench=True)
+    yield case("1 of 32768, 16 heads of 128", (1,), (32768,), (16, 8, 128, 128), bench=True)
     yield case("512 of 512", (512,), (512,), bench=True)
     yield case("512 of 4096", (512,), (4096,), bench=True)
+    yield case("512 of 4096, 16 heads of 128", (512,), (4096,), (16, 8, 128, 128), bench=True)
