@@ -11,11 +11,13 @@ from hypothesis import strategies as st
 from pieria.engine.messages import (
     Abort,
     Add,
+    Command,
     Failed,
     FromEngine,
     Output,
     Progress,
     Ready,
+    Reply,
     Shutdown,
     Start,
     Stats,
@@ -94,6 +96,7 @@ TO_ENGINE = st.one_of(
     ),
     st.builds(Abort, st.lists(TEXT, max_size=3).map(tuple)),
     st.just(Shutdown()),
+    st.builds(Command, COUNT, TEXT, TEXT),
     st.builds(
         Start,
         st.dictionaries(
@@ -118,6 +121,7 @@ FROM_ENGINE = st.one_of(
         decisions=st.lists(st.tuples(TEXT, TEXT, TEXT), max_size=2).map(tuple),
     ),
     st.builds(Progress, st.lists(OUTPUT, max_size=3).map(tuple), STATS, st.booleans()),
+    st.builds(Reply, COUNT, TEXT, optional(TEXT)),
     st.builds(Failed, TEXT),
 )
 
@@ -143,8 +147,8 @@ def test_what_the_engine_sends_arrives(message: object) -> None:
 
 
 def test_every_message_is_sent_here() -> None:
-    assert set(get_args(ToEngine)) == {Start, Add, Abort, Shutdown}
-    assert set(get_args(FromEngine)) == {Ready, Progress, Failed}
+    assert set(get_args(ToEngine)) == {Start, Add, Abort, Command, Shutdown}
+    assert set(get_args(FromEngine)) == {Ready, Progress, Reply, Failed}
 
 
 def test_tuples_of_stops_arrive_as_lists() -> None:

@@ -92,6 +92,7 @@ class FakeClient:
         self.adds: list[Add] = []
         self.aborted: list[str] = []
         self.live: set[str] = set()
+        self.commands: list[tuple[str, str]] = []
         self.restarts = 0
         self.restarting = False
         self.timeout_seconds: float | None = None
@@ -106,6 +107,12 @@ class FakeClient:
 
     def progressing(self, within_seconds: float) -> bool:
         return self.ready and not self.stuck
+
+    async def command(self, name: str, path: str = "") -> str:
+        self.commands.append((name, path))
+        if self.refuse is not None:
+            raise self.refuse
+        return "7" if name == "flush_cache" else path
 
     def abort(self, ids: set[str]) -> None:
         self.aborted += sorted(ids & self.live)

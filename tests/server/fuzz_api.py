@@ -39,7 +39,7 @@ OF_OPENAI = ("not_a_server_error",)
 """Their description allows what is not supported here, and does not list our refusals."""
 
 MODEL, KEY = "tiny", "key"
-READY_SECONDS = 60
+READY_SECONDS = 300
 
 
 def of_openai(model: str) -> dict[str, Any]:

@@ -25,11 +25,13 @@ from pieria.engine.link import AsyncLink, Closed
 from pieria.engine.messages import (
     Abort,
     Add,
+    Command,
     Failed,
     FromEngine,
     Output,
     Progress,
     Ready,
+    Reply,
     Shutdown,
     Start,
     Stats,
@@ -37,6 +39,8 @@ from pieria.engine.messages import (
 
 CLOSE_SECONDS = 5.0
 """How long an engine has to end by itself, and then its process or thread."""
+
+COMMAND_SECONDS = 60.0
 
 HANG_SECONDS = 120.0
 """Without a sign of life from a busy engine, after which it is replaced."""
@@ -92,6 +96,8 @@ class EngineClient:
         self._live: dict[str, InFlight] = {}
         self._sent: dict[str, InFlight] = {}
         self._suspects: dict[str, InFlight] = {}
+        self._commands = 0
+        self._replies: dict[int, asyncio.Future[Reply]] = {}
         self._said: str | None = None
         self._delivered = False
         self._failures = 0
@@ -189,6 +195,28 @@ class EngineClient:
         if sent and self._up and self._link is not None:
             self._link.send(Abort(sent))
         self._go_on()
+
+    async def command(self, name: str, path: str = "") -> str:
+        """What the engine tells when it has done this. ValueError if it cannot.
+
+        EngineDead if it ends, or has no time for it.
+        """
+        if not self._up or self._link is None:
+            raise EngineDead("no engine is up")
+        self._commands += 1
+        number = self._commands
+        self._replies[number] = asyncio.get_running_loop().create_future()
+        try:
+            self._link.send(Command(number, name, path))
+            reply = await asyncio.wait_for(self._replies[number], COMMAND_SECONDS)
+        except asyncio.TimeoutError:
+            raise EngineDead(f"the engine did not answer within {COMMAND_SECONDS:g} s") from None
+        finally:
+            del self._replies[number]
+        if reply.error is not None:
+            raise ValueError(reply.error)
+        told: str = reply.told
+        return told
 
     async def close(self) -> None:
         """End the engine and wait for it; one that is still loading, or stuck, is cut off."""
@@ -334,6 +362,11 @@ class EngineClient:
         if isinstance(message, Failed):
             self._said = message.reason
             self.refused = message.refused and not self._ready.done()
+            return
+        if isinstance(message, Reply):
+            waiting = self._replies.get(message.number)
+            if waiting is not None and not waiting.done():
+                waiting.set_result(message)
             return
         self._last_progress = self._clock.now()
         self._latest = message.stats

@@ -6,6 +6,9 @@ Knows the scheduler and a runner. Knows nothing about text, devices or processes
 import logging
 from collections.abc import Iterable
 
+from msgspec.structs import replace
+
+from pieria.clock import Clock, RealTime
 from pieria.engine.black_box import BlackBox
 from pieria.engine.cause import cause
 from pieria.engine.messages import Add, Output, Stats
@@ -24,7 +27,15 @@ class RunnerLost(Exception):
 class Engine:
     """Owns the scheduler and the runner; not thread safe. box: told what is being computed."""
 
-    def __init__(self, scheduler: Scheduler, runner: Runner, box: BlackBox | None = None) -> None:
+    def __init__(
+        self,
+        scheduler: Scheduler,
+        runner: Runner,
+        box: BlackBox | None = None,
+        clock: Clock | None = None,
+    ) -> None:
+        self._clock = clock or RealTime()
+        self._arrived: dict[str, float] = {}
         self.scheduler = scheduler
         self.runner = runner
         self.box = box or BlackBox.within_process()
@@ -40,16 +51,30 @@ class Engine:
     def add(self, add: Add) -> None:
         """Queue a request. ValueError if it could never be served."""
         self.scheduler.add(add)
+        self._arrived[add.id] = self._clock.now()
 
     def abort(self, ids: Iterable[str]) -> None:
         """Forget requests; what they hold is free before the next step."""
+        ids = tuple(ids)
         self.scheduler.abort(ids)
+        for id in ids:
+            self._arrived.pop(id, None)
 
     def step(self) -> list[Output]:
         """Compute one plan; returns the news of every request in it. RunnerLost ends the engine."""
         plan = self.scheduler.plan()
+        queued = self._queued(plan) if self._arrived else {}
         result = self._run(plan)
-        return self.scheduler.commit(plan, result)
+        outputs = self.scheduler.commit(plan, result)
+        if queued:
+            outputs = [replace(output, queued_seconds=queued.get(output.id)) for output in outputs]
+        return outputs
+
+    def _queued(self, plan: StepPlan) -> dict[str, float]:
+        """How many seconds each request has waited that is in a plan for the first time."""
+        now = self._clock.now()
+        begun = [chunk.request for chunk in plan.chunks if chunk.request in self._arrived]
+        return {id: now - self._arrived.pop(id) for id in begun}
 
     def rest(self) -> None:
         """When nothing is to be done: see that everything that requests held was given back."""

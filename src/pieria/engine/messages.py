@@ -50,12 +50,21 @@ class Shutdown(msgspec.Struct, frozen=True, tag=True):
     """End the engine at once."""
 
 
+class Command(msgspec.Struct, frozen=True, tag=True):
+    """Something for the engine to do before its next step; a `Reply` of that number follows."""
+
+    number: int
+    name: str
+    path: str = ""
+
+
 class Output(msgspec.Struct, frozen=True, gc=False):
     """News of one request.
 
     finish_reason: None while it runs, else "stop", "length", "abort" or "error".
     stop_reason: the stop token id that ended it; None for end-of-text. error: the cause of "error".
     cached_tokens: prompt tokens found in the prefix cache; sent with the first news.
+    queued_seconds: how long it waited for its first step; with its first news, else None.
     """
 
     id: str
@@ -66,6 +75,7 @@ class Output(msgspec.Struct, frozen=True, gc=False):
     finish_reason: str | None = None
     stop_reason: int | None = None
     error: str | None = None
+    queued_seconds: float | None = None
 
 
 class Stats(msgspec.Struct, frozen=True):
@@ -121,6 +131,14 @@ class Progress(msgspec.Struct, frozen=True, tag=True):
     idle: bool
 
 
+class Reply(msgspec.Struct, frozen=True, tag=True):
+    """What came of a `Command`. error: why nothing did."""
+
+    number: int
+    told: str = ""
+    error: str | None = None
+
+
 class Failed(msgspec.Struct, frozen=True, tag=True):
     """The engine ends. reason: the root cause, in one line.
 
@@ -137,5 +155,5 @@ class Start(msgspec.Struct, frozen=True, tag=True):
     settings: dict[str, Any]
 
 
-ToEngine = Start | Add | Abort | Shutdown
-FromEngine = Ready | Progress | Failed
+ToEngine = Start | Add | Abort | Command | Shutdown
+FromEngine = Ready | Progress | Reply | Failed

@@ -55,6 +55,16 @@ class Pages:
             self._holders[page] = 1
         return taken
 
+    def flush(self) -> int:
+        """Make all cached pages free; how many there were."""
+        count = len(self._cached)
+        while self._cached:
+            page, _ = self._cached.popitem(last=False)
+            self._published[page] = False
+            self._evicted(page)
+            self._free.append(page)
+        return count
+
     def hold(self, page: int) -> None:
         """One holder more, of a page that is held or cached."""
         assert self._holders[page] or page in self._cached, f"page {page} is free"

@@ -190,6 +190,13 @@ class PrefixCache:
             return 0
         return max(0, (pages * self.page_tokens - max(window, 2) + 1) // self.page_tokens)
 
+    def flush(self) -> int:
+        """Forget what nobody holds; how many pages that were."""
+        before = self.pages.cached
+        self.states.flush()
+        self.pages.flush()
+        return before
+
     def check(self) -> None:
         """The tree, the pages and the states agree; AssertionError otherwise."""
         self.pages.check()

@@ -22,11 +22,13 @@ import msgspec
 from pieria import logs
 from pieria.engine.black_box import BlackBox
 from pieria.engine.cause import cause
+from pieria.engine.commands import Commands
 from pieria.engine.engine import Engine, RunnerLost
 from pieria.engine.link import BlockingLink, Closed, Malformed
 from pieria.engine.messages import (
     Abort,
     Add,
+    Command,
     Failed,
     Output,
     Progress,
@@ -124,6 +126,7 @@ def run(sock: socket.socket, factory: Factory, box: BlackBox) -> None:
 
 def _loop(engine: Engine, link: BlockingLink, check: Callable[[], None] | None) -> None:
     inbox: queue.SimpleQueue[Any] = queue.SimpleQueue()
+    commands = Commands(engine)
     threading.Thread(target=_receive, args=(link, inbox), daemon=True).start()
     while True:
         outputs: list[Output] = []
@@ -135,6 +138,8 @@ def _loop(engine: Engine, link: BlockingLink, check: Callable[[], None] | None) 
                 outputs.append(_refused(message))
             elif isinstance(message, Exception):
                 raise message
+            elif isinstance(message, Command):
+                link.send(commands.run(message))
             elif isinstance(message, Abort):
                 engine.abort(message.ids)
             elif isinstance(message, Add):

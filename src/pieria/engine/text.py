@@ -46,7 +46,7 @@ class Delta:
     logprobs: one for each of tokens, when asked. prompt_logprobs: for every prompt token, None for
     the first; with the first token of choice 0, when asked. finish_reason: "stop" or "length" with
     the last delta. stop_reason: the stop string or stop token id that ended the choice; None for
-    end-of-text.
+    end-of-text. queued_seconds: that it waited for its first step, with the first delta.
     """
 
     choice: int
@@ -57,6 +57,7 @@ class Delta:
     cached_tokens: int = 0
     finish_reason: str | None = None
     stop_reason: int | str | None = None
+    queued_seconds: float | None = None
 
 
 class TextEngine:
@@ -215,6 +216,7 @@ class _Choice:
             cached_tokens=output.cached_tokens,
             finish_reason="stop" if stop is not None else output.finish_reason,
             stop_reason=stop if stop is not None else output.stop_reason,
+            queued_seconds=output.queued_seconds,
         )
 
     def _release(self, new: str, last: bool) -> tuple[str, str | None]:

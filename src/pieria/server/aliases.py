@@ -24,6 +24,8 @@ VLLM = (
     "inter_token_latency_seconds",
     "request_time_per_output_token_seconds",
     "e2e_request_latency_seconds",
+    "request_queue_time_seconds",
+    "request_prefill_time_seconds",
     "request_decode_time_seconds",
     "request_prompt_tokens",
     "request_generation_tokens",
@@ -38,6 +40,7 @@ SGLANG = {
     "prompt_tokens": "prompt_tokens",
     "generation_tokens": "generation_tokens",
     "time_to_first_token_seconds": "time_to_first_token_seconds",
+    "request_queue_time_seconds": "queue_time_seconds",
     "inter_token_latency_seconds": "inter_token_latency_seconds",
     "e2e_request_latency_seconds": "e2e_request_latency_seconds",
 }

@@ -25,9 +25,11 @@ from pieria.server.responses import (
     ChatCompletion,
     Completion,
     Description,
+    Flushed,
     Load,
     ModelCard,
     ModelList,
+    Profile,
     Status,
     Text,
     Tokens,
@@ -73,6 +75,9 @@ ROUTES = (
     Route("GET", "/version", status.version, "inference", gives=Version),
     Route("GET", "/openapi.json", openapi, "inference", gives=Description),
     Route("GET", "/usage", admin.usage, "admin", gives=Usages),
+    Route("POST", "/flush_cache", admin.flush_cache, "admin", gives=Flushed),
+    Route("POST", "/start_profile", admin.start_profile, "admin", gives=Profile),
+    Route("POST", "/stop_profile", admin.stop_profile, "admin", gives=Profile),
 )
 
 

@@ -35,6 +35,9 @@ class ServerConfig:
         metavar="ADDRESS",
         help="where admin routes are: unix:PATH, or a second loopback HOST:PORT; default: nowhere",
     )
+    profile_dir: Path | None = option(
+        None, help="where /start_profile and /stop_profile leave traces; default: refused"
+    )
     audit_log: Path | None = option(
         None, help="file to which each admin request adds a line; default: the log"
     )

@@ -69,17 +69,24 @@ async def _watched(
         priority=job.priority,
         salt=account.salt + job.salt,
         tenant=account.name,
+        share=1.0 if account.key is None else account.key.weight,
         timeout_seconds=job.timeout_seconds or exchange.config.request_timeout_seconds,
     )
     account.take_prompt(len(prompt.tokens))
     course = exchange.course
     course.prompt_tokens += len(prompt.tokens)
+    submitted = clock.now()
+    scheduled: dict[int, float] = {}
     if job.params.prompt_logprobs is not None:
         deltas = _prompt_first(deltas)
     try:
         async with aclosing(deltas):  # type: ignore[type-var]
             async for delta in deltas:
                 now = clock.now()
+                if delta.queued_seconds is not None:
+                    metrics.queue_seconds.observe(delta.queued_seconds)
+                    scheduled[delta.choice] = submitted + delta.queued_seconds
+                    course.scheduled = course.scheduled or scheduled[delta.choice]
                 if delta.tokens:
                     account.take_generated(len(delta.tokens))
                     course.generated_tokens += len(delta.tokens)
@@ -91,6 +98,7 @@ async def _watched(
                         course.cached_tokens += cached
                         metrics.first_token_seconds.observe(now - exchange.arrived)
                         first[delta.choice] = now
+                        metrics.prefill_seconds.observe(now - scheduled.get(delta.choice, now))
                         course.first_token = course.first_token or now
                     else:
                         gap = (now - before) / len(delta.tokens)

@@ -35,7 +35,8 @@ class Key(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults
     """One key. sha256: of the secret, which has 256 random bits, so that no slow hash is needed.
 
     created: UTC. A limit that is None is none. requests_per_minute, tokens_per_minute (of prompts
-    and answers), max_concurrent_requests: of routes for inference.
+    and answers), max_concurrent_requests: of routes for inference. weight: its share of the engine
+    beside other keys' when there is not enough for all.
     """
 
     name: str
@@ -45,6 +46,7 @@ class Key(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults
     requests_per_minute: int | None = None
     tokens_per_minute: int | None = None
     max_concurrent_requests: int | None = None
+    weight: float = 1.0
 
     def __post_init__(self) -> None:
         name, limits = self.name, LIMITS
@@ -54,6 +56,8 @@ class Key(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults
             raise ValueError(f"key {name!r} needs a scope; there are: {', '.join(SCOPES)}")
         if len(self.sha256) != 64 or not set(self.sha256) <= set("0123456789abcdef"):
             raise ValueError(f"key {name!r}: sha256 must be 64 hexadecimal digits")
+        if not 0.01 <= self.weight <= 100:
+            raise ValueError(f"key {name!r}: weight={self.weight} must be from 0.01 to 100")
         for limit in limits:
             value = getattr(self, limit)
             if value is not None and not 1 <= value <= 2**31:
@@ -116,7 +120,12 @@ def read_file(path: Path) -> list[Key]:
 
 
 def add(
-    path: Path, name: str, scopes: Sequence[Scope], limits: dict[str, int | None], clock: Clock
+    path: Path,
+    name: str,
+    scopes: Sequence[Scope],
+    limits: dict[str, int | None],
+    clock: Clock,
+    weight: float = 1.0,
 ) -> str:
     """Make a key and keep its digest in the file, which is made if need be; the secret, once.
 
@@ -124,7 +133,9 @@ def add(
     """
     secret = PREFIX + secrets.token_urlsafe(32)
     created = datetime.fromtimestamp(clock.wall(), timezone.utc).isoformat(timespec="seconds")
-    key = Key(name, sha256(secret.encode()).hexdigest(), tuple(scopes), created, **limits)
+    key = Key(
+        name, sha256(secret.encode()).hexdigest(), tuple(scopes), created, weight=weight, **limits
+    )
     with _changing(path):
         keys = read_file(path) if path.exists() else []
         if name in {key.name for key in keys}:

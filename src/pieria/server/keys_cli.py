@@ -42,6 +42,7 @@ class GrantOptions:
     requests_per_minute: int | None = option(None, help="default: no limit")
     tokens_per_minute: int | None = option(None, help="prompt and answer; default: no limit")
     max_concurrent_requests: int | None = option(None, help="default: no limit")
+    weight: float = option(1.0, help="its share of the engine beside that of other keys")
 
 
 def register(commands: Any) -> None:
@@ -63,7 +64,7 @@ def add(options: argparse.Namespace) -> int:
     key, file, grant = collect(options, None, KeyOptions, KeyFileOptions, GrantOptions)
     limits = {name: getattr(grant, name) for name in LIMITS}
     scopes = [scope for scope in SCOPES if scope in grant.scope]
-    print(keys.add(file.path, _name(key), scopes, limits, RealTime()))
+    print(keys.add(file.path, _name(key), scopes, limits, RealTime(), grant.weight))
     return 0
 
 
@@ -73,11 +74,13 @@ def show(options: argparse.Namespace) -> int:
     from rich.table import Table
 
     (file,) = collect(options, None, KeyFileOptions)
-    table = Table("name", "scopes", "created", *(limit.replace("_", " ") for limit in LIMITS))
+    table = Table(
+        "name", "scopes", "created", *(limit.replace("_", " ") for limit in (*LIMITS, "weight"))
+    )
     for key in keys.read_file(file.path):
         limits = (getattr(key, limit) for limit in LIMITS)
         shown = ("" if limit is None else str(limit) for limit in limits)
-        table.add_row(key.name, ", ".join(key.scopes), key.created, *shown)
+        table.add_row(key.name, ", ".join(key.scopes), key.created, *shown, f"{key.weight:g}")
     Console().print(table)
     return 0
 

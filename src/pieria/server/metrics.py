@@ -93,6 +93,16 @@ class Metrics:
             "From a request's arrival to a choice's end.",
             _END_TO_END,
         )
+        self.queue_seconds = histogram(
+            "pieria:request_queue_time_seconds",
+            "How long a choice waited for its first step.",
+            _END_TO_END,
+        )
+        self.prefill_seconds = histogram(
+            "pieria:request_prefill_time_seconds",
+            "From a choice's first step to its first token.",
+            _END_TO_END,
+        )
         self.decode_seconds = histogram(
             "pieria:request_decode_time_seconds",
             "From a choice's first token to its last.",

@@ -177,6 +177,18 @@ class KeyUsage(Struct):
     generated_tokens: int
 
 
+class Flushed(Struct):
+    """pages: that are free now."""
+
+    pages: int
+
+
+class Profile(Struct):
+    """path: of the folder, or of the trace once it is written."""
+
+    path: str
+
+
 class Usages(Struct):
     keys: list[KeyUsage]
 
