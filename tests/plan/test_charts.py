@@ -9,6 +9,7 @@ from pieria.plan.charts import charts
 from pieria.plan.charts_machine import GIB
 from pieria.plan.figures import Chart
 from pieria.plan.serve_report import ServeReport
+from pieria.plan.serving import Capacity
 
 
 def by_key(report: ServeReport) -> dict[str, Chart]:
@@ -73,6 +74,15 @@ def test_capacity_against_context(report: ServeReport) -> None:
     capacities = report.evaluated[0].capacities
     assert list(shown.x) == [c.context for c in capacities]
     assert list(shown.y) == [c.in_memory for c in capacities]
+
+
+def test_contexts_that_are_close_are_not_all_named(report: ServeReport) -> None:
+    (one,) = report.evaluated
+    every = tuple(Capacity(c, 9, 9) for c in (*(1 << i for i in range(10, 18)), 163840))
+    many = replace(report, evaluated=(replace(one, capacities=every),))
+    axis = by_key(many)["capacity"].figure.layout.xaxis
+    assert list(axis.ticktext) == ["1K", "4K", "16K", "64K"]
+    assert list(axis.tickvals) == [1024, 4096, 16384, 65536]
 
 
 def test_calls_are_under_the_roof(report: ServeReport) -> None:

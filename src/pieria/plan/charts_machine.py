@@ -29,6 +29,8 @@ from pieria.plan.surfaces import Roof
 GIB = 2**30
 MOST_RANKS = 16
 """Ranks that have a bar of memory each; with more, pipeline stages do."""
+MOST_CONTEXTS = 6
+"""Of an axis, that are named: more would not fit a narrow window."""
 MOST_CALLS = 7
 """Names of calls that have a colour; others are one."""
 
@@ -92,6 +94,7 @@ def capacity(report: ServeReport) -> Chart:
     places = [c.context for c in found]
     if len(places) > 1 and places[-1] < 1.5 * places[-2]:
         del places[-2:-1]
+    places = places[:: -(-len(places) // MOST_CONTEXTS)]
     figure.update_xaxes(tickvals=places, ticktext=[_short(c) for c in places], tickangle=0)
     says = (
         f"All replicas together; one holds the keys and values of {found[-1].context:,} tokens at"

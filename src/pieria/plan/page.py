@@ -35,11 +35,11 @@ def page(report: ServeReport) -> str:
         derivations=derivations(report),
         error_headings=ERROR_HEADINGS,
         errors=[error_cells(row) for row in report.errors],
-        plotly=Markup(get_plotlyjs().replace("</script", r"<\/script")),  # noqa: S704
+        plotly=Markup(get_plotlyjs().replace("</script", r"<\/script")),
     )
 
 
 def _json(figure: dict[str, Any]) -> Markup:
     """As an element of a page may hold it: no text in it ends the element."""
     text = json.dumps(figure, allow_nan=False, default=list)
-    return Markup(text.replace("<", "\\u003c"))  # noqa: S704
+    return Markup(text.replace("<", "\\u003c"))
