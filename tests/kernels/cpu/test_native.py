@@ -7,7 +7,8 @@ import torch
 
 from pieria.kernels.cpu import native
 from pieria.kernels.cpu.linear import linear
-from pieria.kernels.cpu.panels import dense, pack
+from pieria.kernels.cpu.panels import pack
+from pieria.ops import dense
 
 
 def test_an_unknown_instruction_set_is_refused() -> None:
