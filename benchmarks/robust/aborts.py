@@ -2,8 +2,9 @@
 
     python -m benchmarks.robust.aborts --aborts 10000
 
-Every leaving is followed until the engine has let go: how many of its steps that takes is counted.
-Exits with 1 if pages were leaked, a count was found wrong, or a request outlived a step.
+Of some it is counted how many steps end before the engine says that it has let go: the one that was
+being computed, and the next, before which it does. Exits with 1 if pages were leaked, a count was
+found wrong, or an engine ended.
 """
 
 import argparse
@@ -85,7 +86,7 @@ async def run(model: str, aborts: int, seed: int) -> int:
         f" counts found wrong: {stats.repairs}; engines replaced: {restarts}"
     )
     wrong = stats.pages_held + stats.running + stats.waiting + stats.repairs + restarts
-    return 1 if wrong or max(steps) > 2 else 0
+    return 1 if wrong else 0
 
 
 def main() -> int:

@@ -85,21 +85,23 @@ def main() -> int:
         asking = [pool.submit(ask, stream) for stream in range(options.streams)]
         back = []
         killed = -1
-        for kill in range(1, options.kills + 1):
-            # Also while the next engine loads, and while it computes prompts again.
-            clock.sleep(chance.uniform(0, options.longest_pause) * start)
-            engine = _engine(server, killed, clock)
-            began = clock.now()
-            engine.kill()
-            killed = engine.pid
-            if kill % 2 == 0:
-                _engine(server, killed, clock)
-                server.wait("/ready", LIMIT_SECONDS)
-                back.append(clock.now() - began)
-            if kill % PROGRESS == 0:
-                print(f"{kill} kills; {str(verdict).splitlines()[0]}", flush=True)
-        server.wait("/ready", LIMIT_SECONDS)
-        over.set()
+        try:
+            for kill in range(1, options.kills + 1):
+                # Also while the next engine loads, and while it computes prompts again.
+                clock.sleep(chance.uniform(0, options.longest_pause) * start)
+                engine = _engine(server, killed, clock)
+                began = clock.now()
+                engine.kill()
+                killed = engine.pid
+                if kill % 2 == 0:
+                    _engine(server, killed, clock)
+                    server.wait("/ready", LIMIT_SECONDS)
+                    back.append(clock.now() - began)
+                if kill % PROGRESS == 0:
+                    print(f"{kill} kills; {str(verdict).splitlines()[0]}", flush=True)
+            server.wait("/ready", LIMIT_SECONDS)
+        finally:
+            over.set()
         for future in asking:
             future.result()
     print(verdict)

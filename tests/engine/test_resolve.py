@@ -146,7 +146,8 @@ def test_a_stage_whose_layers_keep_pages_alone_leaves_states_to_the_others() -> 
         (
             {"free_bytes": GIB + ACTIVATION_BYTES + 15_999},
             "no page of the cache fits beside 1 GiB of weights and 256 MiB for intermediates; the"
-            " machine allows 1.25 GiB; a narrower --dtype or more --tensor-parallel-size needs"
+            " machine allows 1.25 GiB; a narrower --dtype, more --tensor-parallel-size or a smaller"
+            " --max-num-batched-tokens needs"
             " less",
         ),
         ({"free_bytes": 0}, "no page of the cache fits beside 1 GiB of weights"),

@@ -13,10 +13,8 @@ from pieria.engine.batch import LayerCache, pack
 from pieria.engine.capture import Captured
 from pieria.engine.plan import Chunk, ChunkResult, Logprob, StepPlan, StepResult
 from pieria.engine.sampler import draw, logprobs
+from pieria.engine.step_memory import LOGITS_ROWS
 from pieria.models.decoder import Decoder
-
-LOGITS_ROWS = 128
-"""Rows of the vocabulary that are held at once where every position's log-probability is wanted."""
 
 
 class DeviceRunner:

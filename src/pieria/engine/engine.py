@@ -10,7 +10,7 @@ from msgspec.structs import replace
 
 from pieria.clock import Clock, RealTime
 from pieria.engine.black_box import BlackBox
-from pieria.engine.cause import cause
+from pieria.engine.cause import SHORT, cause, out_of_memory
 from pieria.engine.messages import Add, Output, Stats
 from pieria.engine.plan import ChunkResult, Runner, StepPlan, StepResult
 from pieria.engine.scheduler import Scheduler
@@ -91,6 +91,8 @@ class Engine:
         except RunnerLost:
             raise
         except Exception as error:
+            if out_of_memory(error):
+                log.error(SHORT)
             if len(chunks) == 1:
                 log.exception("request %s failed", chunks[0].request)
                 return StepResult((ChunkResult(chunks[0].request, error=cause(COMPUTING, error)),))

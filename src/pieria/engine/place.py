@@ -25,6 +25,7 @@ from pieria.engine.layout import Layout, layout
 from pieria.engine.process import Prepared
 from pieria.engine.runner_config import DTYPES, RunnerConfig
 from pieria.engine.scheduler import SchedulerConfig
+from pieria.engine.step_memory import step_bytes
 from pieria.hardware import cpu, devices, memory
 from pieria.hardware.spec import Device
 from pieria.models.checkpoint import Checkpoint, open_checkpoint
@@ -61,6 +62,7 @@ def place(settings: dict[str, Any], mesh: Mesh) -> Prepared:
         windows=arranged.windows,
         state=arranged.state_bytes(stage) if any(s.state for s in arranged.specs) else None,
         context=model.config.context,
+        step=step_bytes(model, scheduler.max_num_batched_tokens, scheduler.max_num_seqs),
     )
     sizes = resolve.cache(
         config,

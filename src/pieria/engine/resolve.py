@@ -12,7 +12,7 @@ from pieria.engine.runner_config import RunnerConfig
 from pieria.engine.scheduler import SchedulerConfig
 
 ACTIVATION_BYTES = 256 << 20
-"""Kept free for one step's intermediates."""
+"""Kept free for one step's intermediates, or more where the largest step may take more."""
 
 STATES_PER_REQUEST = 4
 """States worth having for each request that may run: two for its steps, the others for prefixes."""
@@ -41,7 +41,8 @@ class Need:
     """What a model takes of one rank's memory, in bytes, and how far back its page tables look.
 
     page: one page of one page table. state: one request's state; None if the model keeps none. Both
-    may be 0, where the layers that are here have none. context: tokens that the model allows.
+    may be 0, where the layers that are here have none. context: tokens that the model allows. step:
+    what the largest step's intermediates may take.
     """
 
     weights: int
@@ -49,6 +50,7 @@ class Need:
     windows: tuple[int | None, ...]
     state: int | None
     context: int
+    step: int = 0
 
 
 @dataclass(frozen=True)
@@ -90,16 +92,18 @@ def cache(
     state = need.state or 0
     longest = config.max_model_len or need.context
     seqs = scheduler.max_num_seqs
-    room = free_bytes - need.weights - ACTIVATION_BYTES
+    # Beside a step's own, kernels and libraries keep what they work with.
+    activations = max(ACTIVATION_BYTES, ACTIVATION_BYTES // 2 + need.step)
+    room = free_bytes - need.weights - activations
     beside = (
-        f"beside {format_size(need.weights)} of weights and {format_size(ACTIVATION_BYTES)} for"
+        f"beside {format_size(need.weights)} of weights and {format_size(activations)} for"
         f" intermediates; {free_source} allows {format_size(free_bytes)}"
     )
     least = bytes_for(1) + 2 * state
     if room < least:
         raise ValueError(
-            f"no page of the cache fits {beside}; a narrower --dtype or more --tensor-parallel-size"
-            " needs less"
+            f"no page of the cache fits {beside}; a narrower --dtype, more --tensor-parallel-size"
+            " or a smaller --max-num-batched-tokens needs less"
         )
     useful = seqs * (bytes_for(longest) + STATES_PER_REQUEST * state)
     if config.kv_cache_memory_bytes is not None:
