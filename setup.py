@@ -23,6 +23,7 @@ X86 = {
     "portable": (),
     "avx2": ("-march=haswell",),
     "avx512": ("-march=skylake-avx512", "-mprefer-vector-width=512"),
+    "avx512_vnni": ("-march=cascadelake", "-mprefer-vector-width=512"),
     "avx512_bf16": ("-march=cooperlake", "-mavx512vbmi", "-mprefer-vector-width=512"),
 }
 SETS = X86 if platform.machine().lower() in ("x86_64", "amd64") else {"portable": ()}

@@ -92,10 +92,14 @@ def packed(subject: Subject, case: Case) -> Case:
     pack = subject.impl.pack
     if pack is None:
         return case
+
+    def each(value: Any) -> Any:
+        return tuple(map(each, value)) if isinstance(value, tuple) else pack(value) or value
+
     signature = inspect.signature(subject.op.reference)
     bound = signature.bind(*case.arguments, **case.keywords)
     for name in subject.op.weights:
-        bound.arguments[name] = map_tensors(lambda x: pack(x) or x, bound.arguments[name])
+        bound.arguments[name] = each(bound.arguments[name])
     return replace(case, arguments=bound.args, keywords=bound.kwargs)
 
 

@@ -3,6 +3,7 @@
 Knows configs, checkpoints and devices. Does not know plans.
 """
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
@@ -30,8 +31,9 @@ from pieria.hardware import cpu, devices, memory
 from pieria.hardware.spec import Device
 from pieria.models.checkpoint import Checkpoint, open_checkpoint
 from pieria.models.decoder import Decoder
-from pieria.models.loader import build, load
+from pieria.models.loader import build, held_bytes, load
 from pieria.models.parts import Module
+from pieria.models.quantization import NONE, STORED
 from pieria.parallel.mesh import Mesh
 
 BEHIND = 4
@@ -47,6 +49,7 @@ def place(settings: dict[str, Any], mesh: Mesh) -> Prepared:
     checkpoint = open_checkpoint(Path(config.model))
     dtype = resolve.dtype(config.dtype, stored_dtype(checkpoint), device.spec.native_dtypes)
     model = build(checkpoint, mesh, getattr(torch, dtype.value))
+    quantize = quantization(config.quantize, checkpoint)
     recognised = Decision("family", model.config.family, "by the architecture its config names")
     if not model.config.generates:
         raise ValueError(
@@ -57,7 +60,7 @@ def place(settings: dict[str, Any], mesh: Mesh) -> Prepared:
     stage = mesh.stage(len(arranged.specs))
     free = devices.free_memory(device)
     need = resolve.Need(
-        weights=sum(p.numel() * p.element_size() for p in model.parameters()),
+        weights=held_bytes(checkpoint, model, quantize.value),
         page=config.block_size * arranged.token_bytes(stage),
         windows=arranged.windows,
         state=arranged.state_bytes(stage) if any(s.state for s in arranged.specs) else None,
@@ -73,7 +76,7 @@ def place(settings: dict[str, Any], mesh: Mesh) -> Prepared:
     )
     sizes = _agree(sizes, mesh, device)
     threads = use_threads(config.threads, config.cpu_isa, device.torch_device, mesh.size)
-    load_weights(checkpoint, model, device.torch_device)
+    load_weights(checkpoint, model, device.torch_device, quantize.value)
     caches = allocate(arranged, stage, sizes.pages, sizes.states, config.block_size, device)
     tables = arranged.tables
     return Prepared(
@@ -91,7 +94,8 @@ def place(settings: dict[str, Any], mesh: Mesh) -> Prepared:
         vocabulary=model.config.vocabulary,
         stop_ids=checkpoint.stop_ids,
         decisions=tuple(
-            (d.name, d.value, d.reason) for d in (recognised, dtype, *sizes.decisions, *threads)
+            (d.name, d.value, d.reason)
+            for d in (recognised, dtype, quantize, *sizes.decisions, *threads)
         ),
         windows=arranged.windows,
         states=sizes.states,
@@ -187,9 +191,21 @@ def stored_dtype(checkpoint: Checkpoint) -> str | None:
     return stored if stored in DTYPES and stored != "auto" else None
 
 
-def load_weights(checkpoint: Checkpoint, model: Decoder, device: str) -> None:
+def quantization(asked: str, checkpoint: Checkpoint) -> Decision:
+    """In which format weights are held."""
+    if asked != "auto":
+        return Decision("quantize", asked, "asked for")
+    tensors = checkpoint.tensors()
+    kinds = Counter(found.name for n in tensors.names() if (found := tensors.blocks(n)))
+    if checkpoint.format != "gguf" or not kinds:
+        return Decision("quantize", NONE, "the files hold plain numbers")
+    most = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common())
+    return Decision("quantize", STORED, f"as the file has its tensors: {most}")
+
+
+def load_weights(checkpoint: Checkpoint, model: Decoder, device: str, quantize: str = NONE) -> None:
     """Load and pack, with a progress bar on the first rank."""
-    total = sum(p.numel() * p.element_size() for p in model.parameters())
+    total = held_bytes(checkpoint, model, quantize)
     columns = (TextColumn("loading"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
     console = Console(stderr=True)
     silent = model.mesh.rank > 0 or not console.is_terminal
@@ -213,6 +229,7 @@ def load_weights(checkpoint: Checkpoint, model: Decoder, device: str) -> None:
             device,
             lambda size: progress.advance(task, size),
             pack,
+            quantize,
         )
     for done in packed:
         done.result()

@@ -18,6 +18,12 @@ class RunnerConfig:
     dtype: str = option(
         "auto", choices=DTYPES, help="in which dtype weights are held and computed with"
     )
+    quantize: str = option(
+        "auto",
+        aliases=("--quantization",),
+        help="format of weights: none, gguf (as the file has them), int8, int8-g32,"
+        " int4[-g64|-g128][-zp], fp8, fp8-e5m2 or fp8-block; auto: gguf for such a file, else none",
+    )
     device: str = option("auto", help="auto, cpu, or a GPU's name as `pieria devices` prints it")
     max_model_len: int | None = option(
         None, help="most tokens of one request, prompt and output; default: what the model allows"
@@ -49,8 +55,8 @@ class RunnerConfig:
     cpu_isa: str = option(
         "auto",
         aliases=("--cpu.isa",),
-        help="instruction set of the kernels for processors: auto, avx512_bf16, avx512, avx2 or"
-        " portable",
+        help="instruction set of the kernels for processors: auto, avx512_bf16,"
+        " avx512_vnni, avx512, avx2 or portable",
     )
     enforce_eager: bool = option(
         False, help="do not record the steps of running requests to replay them"

@@ -15,6 +15,7 @@ from pieria.models.gguf import GgufFile
 from pieria.models.gguf_config import hf_config
 from pieria.models.gguf_parts import part_names, read_gguf_parts
 from pieria.models.json_file import read_bounded, read_json
+from pieria.models.stored_tensor import NumberFormat
 from pieria.models.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
@@ -39,8 +40,12 @@ class TensorFile(Protocol):
     def shape(self, name: str) -> tuple[int, ...]:
         """Row-major, as a torch tensor would have it. ValueError for an unknown name."""
 
+    def blocks(self, name: str) -> NumberFormat | None:
+        """How the tensor's numbers are stored, if they are in blocks that can be read as bytes."""
+
     def read_into(self, name: str, out: "Tensor", first: Sequence[int] = ()) -> None:
-        """Copy a box of the tensor into `out`, in out's dtype.
+        """Copy a box of the tensor into `out`, in out's dtype; in uint8 a block's bytes stand for
+        its elements, also in `first`.
 
         The box has out's shape and begins at element `first`; where that is empty, at the tensor's
         own first. Extra memory stays a few MiB, however large the tensor.

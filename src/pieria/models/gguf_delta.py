@@ -13,6 +13,7 @@ from torch import Tensor
 
 from pieria.models.checkpoint import TensorFile
 from pieria.models.config import DeltaConfig, ModelConfig
+from pieria.models.stored_tensor import NumberFormat
 from pieria.ops import Weight
 
 RATES, TAPS, SHARED_GATE = ".ssm_a", ".ssm_conv1d.weight", ".ffn_gate_inp_shexp.weight"
@@ -53,6 +54,11 @@ class GroupedHeads:
         if name.endswith(SHARED_GATE) and len(shape) == 1:
             return 1, *shape
         return shape
+
+    def blocks(self, name: str) -> NumberFormat | None:
+        """Not of what is put in order within an output."""
+        turned = any(name.endswith(end) and dim for end, (dim, *_) in self._heads.items())
+        return None if turned else self._file.blocks(name)
 
     def read_into(self, name: str, out: Tensor, first: Sequence[int] = ()) -> None:
         """As of any `TensorFile`; of heads, whole ones. ValueError for a rate not below 0."""

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from pieria.models.checkpoint import TensorFile
+from pieria.models.stored_tensor import NumberFormat
 from pieria.ops import Weight
 
 KEYS, VALUES, BOTH = ".attn_k_b.weight", ".attn_v_b.weight", ".attn_kv_b.weight"
@@ -38,6 +39,9 @@ class JoinedLatents:
             return self._file.shape(name)
         heads, keys, values, rank = self._sizes(self._starts[name])
         return heads * (keys + values), rank
+
+    def blocks(self, name: str) -> NumberFormat | None:
+        return None if name in self._starts else self._file.blocks(name)
 
     def read_into(self, name: str, out: Tensor, first: Sequence[int] = ()) -> None:
         """As of any `TensorFile`; of a joined tensor, whole heads. A head is held at a time."""

@@ -6,7 +6,7 @@ Knows names, shards and what a family's files do differently. Does not know file
 import logging
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -30,10 +30,14 @@ from pieria.models.names import (
 )
 from pieria.models.parts import Logical, Module, Norm
 from pieria.models.parts import replace as hold
+from pieria.models.quantization import NONE, STORED, formats
 from pieria.models.quantized.config import Mxfp4, quantization
 from pieria.models.quantized.file import QuantizedFile
 from pieria.models.quantized.held import held
 from pieria.models.registry import Family, family, model_config
+from pieria.models.stored_tensor import NumberFormat
+from pieria.ops import Weight
+from pieria.ops.formats import Blocks, Float8, Integer
 from pieria.parallel.mesh import Mesh
 
 log = logging.getLogger(__name__)
@@ -64,16 +68,19 @@ def load(
     device: str,
     advance: Callable[[int], None] = lambda count: None,
     complete: Callable[[Module], None] = lambda module: None,
+    quantize: str | None = None,
 ) -> None:
     """Give every parameter of `model` its data on `device`, one tensor at a time.
 
+    quantize: the format of weights, as `quantization` names it; each is brought into it when read.
+    None: as safetensors files have them, and numbers of GGUF files.
     Host memory beyond the weights stays below one tensor. `advance(bytes)` is called after each,
     `complete(module)` when a module has all of its own.
     ValueError that names the tensors if one is missing, left over, or of another shape than the
     config says.
     """
     with naming(str(checkpoint.path)):
-        _load(checkpoint, model, device, advance, complete)
+        _load(checkpoint, model, device, advance, complete, quantize)
 
 
 def _load(
@@ -82,31 +89,29 @@ def _load(
     device: str,
     advance: Callable[[int], None],
     complete: Callable[[Module], None],
+    quantize: str | None,
 ) -> None:
-    keys = Keys(checkpoint.config, str(checkpoint.path))
-    tensors: TensorFile = checkpoint.tensors()
-    # All stages' weights, so that what another stage reads is not taken for left over.
-    logical = Decoder(model.config, replace(model.mesh, pp=1, rank=0), model.dtype).logical()
+    files = _files(checkpoint, model)
+    keys, tensors, logical, places = files.keys, files.tensors, files.logical, files.places
     gguf = checkpoint.format == "gguf"
-    if gguf:
-        tensors = GroupedHeads(JoinedLatents(tensors), model.config)
-        names: Names = gguf_names(model.config.family, tensors.names())
-    else:
-        tensors = unpacked(checkpoint)
-        names = rooted(family(keys).NAMES, tensors.names())
-    unread = (*OTHER_PARTS, *_further(keys, len(model.config.layers), names))
-    places = _all_places(checkpoint, names, logical, len(tensors.names()))
-    _compare(checkpoint, tensors, places, model.config, names, unread)
-    formats: Counter[str] = Counter()
+    unread = (*OTHER_PARTS, *_further(keys, len(model.config.layers), files.names))
+    _compare(checkpoint, tensors, places, model.config, files.names, unread)
+    chosen = formats(quantize or NONE, model, logical, _stored(files))
+    kept: Counter[str] = Counter()
     for module in model.declaring():
         for kind in module.logical:
             name, dtype = f"{module.path}.{kind}", getattr(module, kind).dtype
+            format = chosen.get(name)
             few = None
-            if module.quantizable and kind == "weight":
+            if isinstance(format, Blocks):
+                few = _read_blocks(tensors, places[name][0], logical[name], model, format)
+                blocks = _deinterleave(few.tensors[0], name, family(keys), model)
+                few = replace(few, tensors=(blocks,))
+            elif module.quantizable and kind == "weight" and quantize in (None, STORED):
                 few = held(tensors, places[name], logical[name], model.mesh, dtype)
             if few is not None:
                 hold(module, kind, few.to(device))
-                formats[few.format.name] += 1
+                kept[few.format.name] += 1
                 advance(few.nbytes)
                 continue
             part = _read(tensors, places[name], logical[name], model, dtype)
@@ -115,11 +120,19 @@ def _load(
                 if isinstance(module, Norm) and kind == "weight":
                     part = part - module.config.offset  # which these files have added
             part = part.to(device, dtype)
+            if isinstance(format, Integer | Float8):
+                try:
+                    weight = format.quantize(part)
+                except ValueError as error:
+                    raise ValueError(f"{checkpoint.path}: {name}: {error}") from error
+                hold(module, kind, weight)
+                advance(weight.nbytes)
+                continue
             setattr(module, kind, nn.Parameter(part, requires_grad=False))
             advance(part.numel() * part.element_size())
         complete(module)
-    for format, count in formats.items():
-        log.info("%d weights are held as %s, as the files have them", count, format)
+    for few_bits, count in kept.items():
+        log.info("%d weights are held as %s, as the files have them", count, few_bits)
     for name, buffer in model.named_buffers():
         setattr(model, name, buffer.to(device))
 
@@ -139,6 +152,78 @@ def hf_places(checkpoint: Checkpoint, model: Decoder) -> dict[str, tuple[Place, 
     if checkpoint.format == "safetensors":
         names = rooted(names, checkpoint.tensors().names())
     return {name: _places(name, names, logical) for name in logical}
+
+
+@dataclass(frozen=True)
+class _Files:
+    """A checkpoint's tensors, and where the weights of all stages lie in them."""
+
+    keys: Keys
+    tensors: TensorFile
+    names: Names
+    logical: Mapping[str, Logical]
+    places: Mapping[str, tuple[Place, ...]]
+
+
+def _files(checkpoint: Checkpoint, model: Decoder) -> _Files:
+    keys = Keys(checkpoint.config, str(checkpoint.path))
+    tensors: TensorFile = checkpoint.tensors()
+    # All stages' weights, so that what another stage reads is not taken for left over.
+    logical = Decoder(model.config, replace(model.mesh, pp=1, rank=0), model.dtype).logical()
+    if checkpoint.format == "gguf":
+        tensors = GroupedHeads(JoinedLatents(tensors), model.config)
+        names: Names = gguf_names(model.config.family, tensors.names())
+    else:
+        tensors = unpacked(checkpoint)
+        names = rooted(family(keys).NAMES, tensors.names())
+    places = _all_places(checkpoint, names, logical, len(tensors.names()))
+    return _Files(keys, tensors, names, logical, places)
+
+
+def held_bytes(checkpoint: Checkpoint, model: Decoder, quantize: str) -> int:
+    """Bytes of this rank's weights, as `load` will hold them. ValueError as `load` raises."""
+    with naming(str(checkpoint.path)):
+        files = _files(checkpoint, model)
+        held = formats(quantize, model, files.logical, _stored(files))
+        return sum(
+            held[name].nbytes(tuple(part.shape))
+            if name in held
+            else part.numel() * part.element_size()
+            for module in model.declaring()
+            for kind in module.logical
+            for name, part in [(f"{module.path}.{kind}", getattr(module, kind))]
+        )
+
+
+def _stored(files: _Files) -> dict[str, NumberFormat]:
+    """What is kept in blocks of bytes that lie as the weight wants them."""
+    found: dict[str, NumberFormat] = {}
+    there = set(files.tensors.names())
+    for name, (first, *others) in files.places.items():
+        if (
+            others
+            or first.transposed
+            or first.dim == len(first.shape) - 1
+            or first.name not in there
+        ):
+            continue
+        numbers = files.tensors.blocks(first.name)
+        if numbers is not None:
+            found[name] = numbers
+    return found
+
+
+def _read_blocks(
+    tensors: TensorFile, kept: Place, logical: Logical, model: Decoder, format: Blocks
+) -> Weight:
+    """This rank's part, in the blocks that the file has."""
+    spans = logical.shard.spans(logical.shape, model.mesh)
+    begin, shape = [low for low, _ in spans], [high - low for low, high in spans]
+    count = shape[-1] // format.block
+    part = torch.empty((*shape[:-1], count * format.block_bytes), dtype=torch.uint8)
+    _fill(tensors, kept, part, [*begin[:-1], begin[-1] // format.block * format.block_bytes])
+    blocks = part.view(*shape[:-1], count, format.block_bytes)
+    return Weight(format, tuple(shape), model.dtype, (blocks,))
 
 
 def _compare(

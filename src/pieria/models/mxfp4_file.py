@@ -12,6 +12,7 @@ from torch import Tensor
 
 from pieria.models.checkpoint import TensorFile
 from pieria.models.quantized.compressed_tensors import mxfp4
+from pieria.models.stored_tensor import NumberFormat
 from pieria.ops import Weight
 from pieria.ops.weight import dense
 
@@ -51,6 +52,9 @@ class UnpackedExperts:
             )
         experts, outputs, groups = scales
         return experts, groups * GROUP, outputs
+
+    def blocks(self, name: str) -> NumberFormat | None:
+        return None if name in self._packed else self._file.blocks(name)
 
     def read_into(self, name: str, out: Tensor, first: Sequence[int] = ()) -> None:
         """As of any `TensorFile`."""

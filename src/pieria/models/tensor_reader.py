@@ -5,13 +5,14 @@ Bytes are read, not mapped, so that a file's pages never count as the process's 
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from io import FileIO
 from math import prod
 
 import torch
 from torch import Tensor
 
-from pieria.models.stored_tensor import StoredTensor
+from pieria.models.stored_tensor import NumberFormat, StoredTensor
 from pieria.ops import Weight
 from pieria.ops.formats import Parts, ggml
 
@@ -66,6 +67,10 @@ class TensorReader:
     def __contains__(self, name: str) -> bool:
         return name in self._tensors
 
+    def blocks(self, name: str) -> NumberFormat | None:
+        numbers = self._stored(name).format
+        return numbers if numbers.name in ggml.PARTS else None
+
     def read_into(self, name: str, out: Tensor, first: Sequence[int] = ()) -> None:
         """Copy a box of the tensor into `out`, in out's dtype and device.
 
@@ -74,6 +79,8 @@ class TensorReader:
         not fit; OSError if the file became shorter.
         """
         stored = self._stored(name)
+        if out.dtype == torch.uint8 and self.blocks(name):
+            stored = _bytes_of(stored)
         kind = stored.format.name
         asked = next((name for name, dtype in INTEGERS.items() if dtype == out.dtype), None)
         if kind not in DECODERS or (kind if kind in INTEGERS else None) != asked:
@@ -111,6 +118,13 @@ class TensorReader:
         if name not in self._tensors:
             raise ValueError(f"there is no tensor {name!r} among the {len(self._tensors)} stored")
         return self._tensors[name]
+
+
+def _bytes_of(stored: StoredTensor) -> StoredTensor:
+    """The same with a block's bytes in place of its elements."""
+    *outer, inner = stored.shape
+    row = inner // stored.format.block * stored.format.block_bytes
+    return replace(stored, shape=(*outer, row), format=NumberFormat("U8", 1, 1))
 
 
 class _Copy:

@@ -18,6 +18,7 @@ from pieria.hardware import cpu
 
 SETS: dict[str, set[str]] = {
     "avx512_bf16": {"avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512_vnni", "avx512_bf16"},
+    "avx512_vnni": {"avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512_vnni"},
     "avx512": {"avx512f", "avx512bw", "avx512dq", "avx512vl"},
     "avx2": {"avx2", "fma", "f16c"},
     "portable": set(),
@@ -37,7 +38,7 @@ def available() -> list[str]:
         # Its products of pairs run at half the rate of two products of single numbers (measured on
         # a Sapphire Rapids; AMD's at twice).
         names.remove("avx512_bf16")
-        names.insert(names.index("avx512") + 1, "avx512_bf16")
+        names.insert(sum(name in ("avx512_vnni", "avx512") for name in names[:1]), "avx512_bf16")
     return names
 
 

@@ -37,6 +37,7 @@ class Memory:
 
 
 _memory = Memory()
+take = _memory.take
 _pack = native.kernel("pack_weight", "qPqqqP")
 
 
@@ -49,7 +50,7 @@ def pack(weight: Tensor | Weight) -> Weight | None:
     outputs, inputs = weight.shape[-2:]
     depth = 2 if paired(weight.dtype) else 1
     panels, steps = -(-outputs // WIDTH), -(-inputs // depth)
-    packed = _memory.take((*weight.shape[:-2], panels, steps, WIDTH, depth), weight.dtype)
+    packed = take((*weight.shape[:-2], panels, steps, WIDTH, depth), weight.dtype)
     flat = weight.reshape(-1, outputs, inputs)
     if flat.stride(2) != 1:
         flat = flat.contiguous()

@@ -215,7 +215,7 @@ def mxfp4(bytes_OB: Tensor, exponents_OG: Tensor, name: str, dtype: torch.dtype)
     halves = codes[..., :16] | codes[..., 16:] << 4
     blocks = torch.cat((exponents_OG.unsqueeze(-1), halves), -1)
     shape = (*bytes_OB.shape[:-1], bytes_OB.shape[-1] * 2)
-    return Weight(Blocks("MXFP4", 32), shape, dtype, (blocks,))
+    return Weight(Blocks("MXFP4", 32, 17), shape, dtype, (blocks,))
 
 
 def _bytes(words: Tensor) -> Tensor:

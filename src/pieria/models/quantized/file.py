@@ -13,6 +13,7 @@ from torch import Tensor
 
 from pieria.models.quantized import compressed_tensors, config, fp8, gptq
 from pieria.models.quantized.stored import Span, Stored
+from pieria.models.stored_tensor import NumberFormat
 from pieria.models.tensor_reader import TensorReader
 from pieria.ops import Weight
 from pieria.ops.weight import dense
@@ -51,6 +52,10 @@ class QuantizedFile:
         """ValueError for an unknown name, or for parts that do not fit."""
         found = self._matrices.get(name)
         return self._file.shape(name) if found is None else found.shape()
+
+    def blocks(self, name: str) -> NumberFormat | None:
+        """None: what is packed here is in tensors of its own."""
+        return None
 
     def read_into(self, name: str, out: Tensor, first: Sequence[int] = ()) -> None:
         """As of any `TensorFile`."""

@@ -12,6 +12,9 @@ from torch import Tensor
 
 INT8_MOST = 127.0
 
+LEAST = 2.0**-100
+"""What is not larger is 0: the inverse of a scale must be finite."""
+
 
 def wide(x: Tensor) -> Tensor:
     """In float32, or float64 as it is."""
@@ -28,7 +31,7 @@ class Int8:
         """x rounded, in float32 or wider."""
         groups = _groups(x, self.group)
         most = groups.abs().amax(-1, keepdim=True)
-        codes = torch.round(groups * torch.where(most > 0, INT8_MOST / most, 0.0))
+        codes = torch.round(groups * torch.where(most > LEAST, _over(INT8_MOST, most), 0.0))
         return _joined(wide(x), codes, most / INT8_MOST)
 
 
@@ -47,7 +50,7 @@ class Float8:
         limit = torch.finfo(self.dtype).max
         groups = _groups(x, self.group)
         most = groups.abs().amax(-1, keepdim=True)
-        scaled = groups * torch.where(most > 0, limit / most, 0.0)
+        scaled = groups * torch.where(most > LEAST, _over(limit, most), 0.0)
         codes = scaled.clamp(-limit, limit).to(self.dtype).float()
         return _joined(wide(x), codes, most / limit)
 
@@ -65,3 +68,8 @@ def _joined(x: Tensor, codes: Tensor, scales: Tensor) -> Tensor:
     values = codes.to(x.dtype) * scales.to(x.dtype)
     # An infinity makes the scale one, and 0 of its multiples no number.
     return values.flatten(-2)[..., : x.shape[-1]]
+
+
+def _over(number: float, x: Tensor) -> Tensor:
+    """The quotient rounded once, which torch's own of a number and a tensor is not."""
+    return torch.full_like(x, number) / x

@@ -17,6 +17,7 @@ Shapes: N blocks, B bytes, E elements, G groups that share a scale; O outputs, I
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from math import prod
 
 import torch
 from torch import Tensor
@@ -128,11 +129,12 @@ PARTS: Mapping[str, Callable[[Tensor], Parts]] = {
 class Blocks:
     """Weights in one of these formats: uint8 [.., O, blocks of an output, bytes of a block].
 
-    block: elements of a block.
+    block: elements of a block. block_bytes: what they take.
     """
 
     kind: str
     block: int
+    block_bytes: int
 
     @property
     def name(self) -> str:
@@ -142,6 +144,9 @@ class Blocks:
     def unit(self) -> int:
         """Inputs that a cut may not separate."""
         return self.block
+
+    def nbytes(self, shape: tuple[int, ...]) -> int:
+        return prod(shape) // self.block * self.block_bytes
 
     def parts(self, weight: Weight) -> Parts:
         """As kernels pack them."""
