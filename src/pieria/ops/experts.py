@@ -4,7 +4,7 @@ T tokens, E experts held here, A experts of a token, D features, F features insi
 N tokens of one expert.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, Literal
 
 import torch
@@ -45,20 +45,35 @@ def experts(
     sigmoid(slope * g) * (u + 1) with g = min(gate, limit) and u = up clamped to +-limit (gpt-oss,
     arXiv:2508.10925).
     """
-    token_N, counts, place_TA = _sorted(experts_TA, first, len(gate_EFD))
-    per_expert = zip(
-        torch.split(token_N, counts),
-        *(unbind(w) for w in (gate_EFD, up_EFD, down_EDF)),
-        *(_unbind(b, len(counts)) for b in (gate_bias_EF, up_bias_EF, down_bias_ED)),
-        strict=True,
+    per_expert = tuple(
+        zip(
+            *(unbind(w) for w in (gate_EFD, up_EFD, down_EDF)),
+            *(_unbind(b, len(gate_EFD)) for b in (gate_bias_EF, up_bias_EF, down_bias_ED)),
+            strict=True,
+        )
     )
-    made = []
-    for token_N, gate_FD, up_FD, down_DF, gate_bias_F, up_bias_F, down_bias_D in per_expert:
-        if len(token_N):
-            x_ND = x_TD[token_N]
-            gate_NF, up_NF = product(x_ND, gate_FD, gate_bias_F), product(x_ND, up_FD, up_bias_F)
-            hidden_NF = _activated(gate_NF, up_NF, activation, limit, slope)
-            made.append(product(hidden_NF, down_DF, down_bias_D))
+
+    def network(expert: int, x_ND: Tensor) -> Tensor:
+        gate_FD, up_FD, down_DF, gate_bias_F, up_bias_F, down_bias_D = per_expert[expert]
+        gate_NF, up_NF = product(x_ND, gate_FD, gate_bias_F), product(x_ND, up_FD, up_bias_F)
+        hidden_NF = activated(gate_NF, up_NF, activation, limit, slope)
+        return product(hidden_NF, down_DF, down_bias_D)
+
+    return routed(x_TD, weights_TA, experts_TA, first, len(gate_EFD), network)
+
+
+def routed(
+    x_TD: Tensor,
+    weights_TA: Tensor,
+    experts_TA: Tensor,
+    first: int,
+    count: int,
+    network: Callable[[int, Tensor], Tensor],
+) -> Tensor:
+    """The sum of what experts' networks, of which `count` are here, make of their tokens."""
+    token_N, counts, place_TA = _sorted(experts_TA, first, count)
+    parts = enumerate(torch.split(token_N, counts))
+    made = [network(expert, x_TD[token_N]) for expert, token_N in parts if len(token_N)]
     # The row behind the last is what an expert that is not here adds.
     made_ND = torch.cat([*made, x_TD.new_zeros(1, x_TD.shape[1])])
     y_TD = torch.zeros_like(widen(x_TD))
@@ -87,7 +102,7 @@ def _unbind(stack: Tensor | None, count: int) -> tuple[Tensor | None, ...]:
     return (None,) * count if stack is None else stack.unbind(0)
 
 
-def _activated(
+def activated(
     gate_NF: Tensor,
     up_NF: Tensor,
     activation: Activation,

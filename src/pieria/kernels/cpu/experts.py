@@ -6,11 +6,12 @@ import torch
 from torch import Tensor
 
 from pieria import ops
-from pieria.kernels.cpu import native
-from pieria.kernels.cpu.linear import ACTIVATIONS
+from pieria.kernels.cpu import native, quantized
+from pieria.kernels.cpu.linear import ACTIVATIONS, gated_linear, linear, linears
 from pieria.kernels.cpu.panels import is_panels, pack
+from pieria.kernels.cpu.quantized import Packed
 from pieria.ops import Weight
-from pieria.ops.experts import Activation
+from pieria.ops.experts import Activation, activated, routed
 
 _experts = native.kernel("experts", "qPqPqPqqqqqqqPPPPPPqddP")
 _ACTIVATIONS = {**ACTIVATIONS, "clamped": 3}
@@ -64,3 +65,56 @@ def experts(
         out_TD.data_ptr(),
     )
     return out_TD
+
+
+def _supports_quantized(
+    x_TD: Tensor,
+    weights_TA: Tensor,
+    experts_TA: Tensor,
+    gate_EFD: Tensor | Weight,
+    up_EFD: Tensor | Weight,
+    down_EDF: Tensor | Weight,
+    *biases: Tensor | None,
+    **options: Any,
+) -> bool:
+    return x_TD.dtype in native.DTYPES and all(
+        isinstance(stack, Weight) and isinstance(stack.format, Packed)
+        for stack in (gate_EFD, up_EFD, down_EDF)
+    )
+
+
+@ops.experts.implement(supports=_supports_quantized, batch_invariant=True, pack=quantized.pack)
+def quantized_experts(
+    x_TD: Tensor,
+    weights_TA: Tensor,
+    experts_TA: Tensor,
+    gate_EFD: Weight,
+    up_EFD: Weight,
+    down_EDF: Weight,
+    gate_bias_EF: Tensor | None = None,
+    up_bias_EF: Tensor | None = None,
+    down_bias_ED: Tensor | None = None,
+    *,
+    activation: Activation,
+    limit: float | None = None,
+    slope: float | None = None,
+    first: int = 0,
+    total: int | None = None,
+) -> Tensor:
+    """One expert after the other; how many tokens each has is asked, so no step is recorded."""
+    gates, ups, downs = (tuple(quantized.matrices(w)) for w in (gate_EFD, up_EFD, down_EDF))
+
+    def row(bias_EX: Tensor | None, expert: int) -> Tensor | None:
+        return None if bias_EX is None else bias_EX[expert]
+
+    def network(expert: int, x_ND: Tensor) -> Tensor:
+        weights = gates[expert], ups[expert]
+        biases = row(gate_bias_EF, expert), row(up_bias_EF, expert)
+        if activation == "clamped":
+            gate_NF, up_NF = linears(x_ND, weights, biases)
+            hidden_NF = activated(gate_NF, up_NF, activation, limit, slope)
+        else:
+            hidden_NF = gated_linear(x_ND, *weights, *biases, activation=activation)
+        return linear(hidden_NF, downs[expert], row(down_bias_ED, expert))
+
+    return routed(x_TD, weights_TA, experts_TA, first, len(gates), network)

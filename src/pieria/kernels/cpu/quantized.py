@@ -55,7 +55,7 @@ class Packed:
     def values(self, weight: Weight) -> Tensor:
         """float32."""
         if weight.ndim == 3:
-            return torch.stack([self.values(matrix) for matrix in _matrices(weight)])
+            return torch.stack([self.values(matrix) for matrix in matrices(weight)])
         return rows(weight, torch.arange(len(weight)), torch.float32)
 
     def rounded(self, x: Tensor) -> Tensor:
@@ -99,7 +99,7 @@ def pack(weight: Tensor | Weight) -> Weight | None:
     return Weight(Packed(format, numbers), weight.shape, weight.dtype, (panels, layout))
 
 
-def _matrices(weight: Weight) -> Iterator[Weight]:
+def matrices(weight: Weight) -> Iterator[Weight]:
     """Of a packed stack: what the panels are is the same for all."""
     panels, layout = weight.tensors
     for each in panels:
