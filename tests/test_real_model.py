@@ -60,7 +60,7 @@ def worst(reference: Any, prompt: list[int], tokens: list[int]) -> float:
 
 
 def test_alone(smollm2: Path, reference: Any) -> None:
-    with LLM(str(smollm2), dtype="float32", enable_prefix_caching=False) as llm:
+    with LLM(str(smollm2), dtype="float32", quantize="none", enable_prefix_caching=False) as llm:
         for prompt in PROMPTS:
             [output] = llm.generate(prompt, GREEDY, progress=False)
             tokens = output.outputs[0].token_ids
@@ -73,7 +73,9 @@ def test_all_at_once_in_a_pool_that_is_too_small(smollm2: Path, reference: Any) 
     # 30 layers, keys and values of 3 heads of 64 float32: 46,080 bytes a token, 24 pages of 16
     # tokens.
     memory = 24 * 16 * 46_080
-    with LLM(str(smollm2), dtype="float32", kv_cache_memory_bytes=memory, **options) as llm:
+    with LLM(
+        str(smollm2), dtype="float32", quantize="none", kv_cache_memory_bytes=memory, **options
+    ) as llm:
         outputs = llm.generate(PROMPTS, GREEDY, progress=False)
         assert llm.stats.preemptions >= 5
         assert llm.stats.split_prompts >= 20
@@ -85,7 +87,7 @@ def test_all_at_once_in_a_pool_that_is_too_small(smollm2: Path, reference: Any) 
 
 
 def test_a_worse_token_would_be_seen(smollm2: Path, reference: Any) -> None:
-    with LLM(str(smollm2), dtype="float32") as llm:
+    with LLM(str(smollm2), dtype="float32", quantize="none") as llm:
         [output] = llm.generate(PROMPTS[0], GREEDY, progress=False)
     tokens = list(output.outputs[0].token_ids)
     tokens[10] = 17
@@ -118,3 +120,12 @@ def test_no_bit_depends_on_what_else_is_computed(smollm2: Path) -> None:
     assert made({}, 2, together=True) == [alone, alone]
     split = {"max_num_batched_tokens": 20, "max_num_seqs": 20, "threads": 1}
     assert made(split, 1, together=True) == [alone]
+
+
+@pytest.mark.parametrize("quantize", ["auto", "int8", "int4", "fp8"])
+def test_weights_of_few_bits(smollm2: Path, quantize: str) -> None:
+    """They answer as the model does."""
+    with LLM(str(smollm2), quantize=quantize, max_model_len=256) as llm:
+        question = [{"role": "user", "content": "What is the capital of France?"}]
+        [answer] = llm.chat(question, SamplingParams(temperature=0, max_tokens=16))
+    assert "Paris" in answer.outputs[0].text

@@ -1,0 +1,103 @@
+"""Which format each weight is held in, what of it a rank has, and what that is worth."""
+
+import re
+from pathlib import Path
+
+import gguf
+import pytest
+import torch
+from torch import Tensor
+
+from pieria import ops
+from pieria.models.checkpoint import open_checkpoint
+from pieria.models.decoder import Decoder
+from pieria.models.loader import build, held_bytes, load
+from pieria.models.quantization import NAMES
+from pieria.ops import Weight
+from pieria.ops.formats import QUANTIZED, Blocks
+from pieria.parallel.mesh import Mesh
+from tests.models import tiny
+from tests.models.test_loader import write_gguf
+
+CUTS = [Mesh(), Mesh(tp=2, rank=0), Mesh(tp=2, rank=1)]
+
+
+def loaded(path: Path, mesh: Mesh, quantize: str = "none") -> Decoder:
+    checkpoint = open_checkpoint(path)
+    model = build(checkpoint, mesh, torch.float32)
+    stated = held_bytes(checkpoint, model, quantize)
+    counted: list[int] = []
+    load(checkpoint, model, "cpu", counted.append, quantize=quantize)
+    assert stated == sum(counted)
+    return model
+
+
+def weights(model: Decoder) -> dict[str, Tensor | Weight]:
+    return {f"{m.path}.{kind}": getattr(m, kind) for m in model.declaring() for kind in m.logical}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny.save(tiny.model("Llama"), tmp_path_factory.mktemp("llama"))
+
+
+@pytest.mark.parametrize("mesh", CUTS, ids=str)
+@pytest.mark.parametrize("name", ["int8", "int4", "int4-zp", "fp8", "fp8-e5m2"])
+def test_each_weight_is_brought_into_it(folder: Path, name: str, mesh: Mesh) -> None:
+    plain, found = weights(loaded(folder, mesh)), weights(loaded(folder, mesh, name))
+    assert plain.keys() == found.keys()
+    for weight, tensor in plain.items():
+        held = found[weight]
+        assert isinstance(tensor, Tensor)
+        if "norm" in weight:
+            assert torch.equal(ops.dense(held), tensor)
+            continue
+        assert isinstance(held, Weight)
+        outer = weight in ("embed.weight", "head.weight")
+        assert held.format.name == ("int8" if outer and "int4" in name else name)
+        assert held.shape == tensor.shape
+        again = QUANTIZED[held.format.name].quantize(tensor)
+        assert torch.equal(ops.dense(held), ops.dense(again))
+
+
+@pytest.mark.parametrize("mesh", CUTS, ids=str)
+@pytest.mark.parametrize("kind", ["Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1"])
+def test_blocks_of_files_are_kept(tmp_path: Path, kind: str, mesh: Mesh) -> None:
+    """Cut, and with the rows of heads in their order: they stand for the numbers read otherwise."""
+    path = tmp_path / "model.gguf"
+    write_gguf(tiny.model("Llama"), path, "llama", gguf.GGMLQuantizationType[kind], permuted=True)
+    plain, found = weights(loaded(path, mesh)), weights(loaded(path, mesh, "gguf"))
+    for weight, tensor in plain.items():
+        held = found[weight]
+        assert isinstance(held, Weight) == ("norm" not in weight)
+        assert torch.equal(ops.dense(held), ops.dense(tensor))
+        if isinstance(held, Weight):
+            assert isinstance(held.format, Blocks) and held.format.name == kind
+            assert held.nbytes * 8 / held.numel() < 9
+
+
+def test_a_cut_of_a_group_names_weight_and_rule(folder: Path) -> None:
+    message = (
+        "layers.0.mixer.o.weight: 64 inputs, of which this rank has (32, 64), do not divide into"
+        " groups of 64, which int4-g64 keeps together"
+    )
+    with pytest.raises(ValueError, match=re.escape(message)):
+        loaded(folder, Mesh(tp=2, rank=1), "int4-g64")
+    with pytest.raises(ValueError, match="64 inputs do not divide into groups of 128"):
+        loaded(folder, Mesh(), "int4-g128")
+
+
+def test_an_unknown_format_names_those_there_are(folder: Path) -> None:
+    with pytest.raises(
+        ValueError, match=re.escape(f"quantize='int3'; there are: auto, {', '.join(NAMES)}")
+    ):
+        loaded(folder, Mesh(), "int3")
+
+
+def test_numbers_that_no_format_holds_are_named(tmp_path: Path) -> None:
+    made = tiny.model("Llama")
+    made.model.layers[1].mlp.up_proj.weight.data[3, 3] = torch.inf
+    with pytest.raises(
+        ValueError, match=r"layers\.1\.mlp\.up\.weight: there are numbers that are not finite"
+    ):
+        loaded(tiny.save(made, tmp_path), Mesh(), "int8")
