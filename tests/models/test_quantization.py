@@ -42,7 +42,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("mesh", CUTS, ids=str)
-@pytest.mark.parametrize("name", ["int8", "int4", "int4-zp", "fp8", "fp8-e5m2"])
+@pytest.mark.parametrize("name", ["int8", "int4-g32", "int4-g32-zp", "fp8", "fp8-e5m2"])
 def test_each_weight_is_brought_into_it(folder: Path, name: str, mesh: Mesh) -> None:
     plain, found = weights(loaded(folder, mesh)), weights(loaded(folder, mesh, name))
     assert plain.keys() == found.keys()
@@ -66,7 +66,7 @@ def test_blocks_of_files_are_kept(tmp_path: Path, kind: str, mesh: Mesh) -> None
     """Cut, and with the rows of heads in their order: they stand for the numbers read otherwise."""
     path = tmp_path / "model.gguf"
     write_gguf(tiny.model("Llama"), path, "llama", gguf.GGMLQuantizationType[kind], permuted=True)
-    plain, found = weights(loaded(path, mesh)), weights(loaded(path, mesh, "gguf"))
+    plain, found = weights(loaded(path, mesh)), weights(loaded(path, mesh, "stored"))
     for weight, tensor in plain.items():
         held = found[weight]
         assert isinstance(held, Weight) == ("norm" not in weight)

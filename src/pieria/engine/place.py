@@ -195,10 +195,12 @@ def quantization(asked: str, checkpoint: Checkpoint) -> Decision:
     """In which format weights are held."""
     if asked != "auto":
         return Decision("quantize", asked, "asked for")
+    if checkpoint.format != "gguf":
+        return Decision("quantize", STORED, "as the files have them")
     tensors = checkpoint.tensors()
     kinds = Counter(found.name for n in tensors.names() if (found := tensors.blocks(n)))
-    if checkpoint.format != "gguf" or not kinds:
-        return Decision("quantize", NONE, "the files hold plain numbers")
+    if not kinds:
+        return Decision("quantize", NONE, "the file holds plain numbers")
     most = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common())
     return Decision("quantize", STORED, f"as the file has its tensors: {most}")
 

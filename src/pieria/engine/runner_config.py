@@ -21,8 +21,8 @@ class RunnerConfig:
     quantize: str = option(
         "auto",
         aliases=("--quantization",),
-        help="format of weights: none, gguf (as the file has them), int8, int8-g32,"
-        " int4[-g64|-g128][-zp], fp8, fp8-e5m2 or fp8-block; auto: gguf for such a file, else none",
+        help="format of weights: none, stored (as the files have them), int8, int8-g32,"
+        " int4[-g64|-g128][-zp], fp8, fp8-e5m2 or fp8-block; auto: stored",
     )
     device: str = option("auto", help="auto, cpu, or a GPU's name as `pieria devices` prints it")
     max_model_len: int | None = option(

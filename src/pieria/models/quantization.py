@@ -11,10 +11,13 @@ from pieria.models.parts import Logical
 from pieria.models.stored_tensor import NumberFormat
 from pieria.ops.formats import QUANTIZED, Blocks, Float8, Integer
 
-NONE, STORED = "none", "gguf"
-"""Numbers in the model's dtype; blocks as a GGUF file has them."""
+NONE, STORED = "none", "stored"
+"""Numbers in the model's dtype; in fewer bits where files have them so."""
 
-NAMES = (NONE, STORED, *QUANTIZED)
+SHORT = {"int4": "int4-g32"}
+"""Other names of formats."""
+
+NAMES = (NONE, STORED, *QUANTIZED, *SHORT)
 
 AnyFormat = Integer | Float8 | Blocks
 
@@ -32,6 +35,7 @@ def formats(
     """
     if name not in NAMES:
         raise ValueError(f"quantize={name!r}; there are: auto, {', '.join(NAMES)}")
+    name = SHORT.get(name, name)
     found: dict[str, AnyFormat] = {}
     for module in model.declaring():
         weight = f"{module.path}.weight"

@@ -151,7 +151,7 @@ def test_panels_hold_what_was_packed(name: str) -> None:
         assert torch.allclose(ops.dense(panels), ops.dense(weight), rtol=1e-5, atol=1e-7)
 
 
-@pytest.mark.parametrize("name", ["int8", "int4", "fp8", "Q4_K"])
+@pytest.mark.parametrize("name", ["int8", "int4-g32", "fp8", "Q4_K"])
 @pytest.mark.parametrize("bad", [torch.inf, torch.nan])
 def test_what_is_not_finite_is_seen(name: str, bad: float) -> None:
     """A row that has it gives no number, and others give what they gave."""

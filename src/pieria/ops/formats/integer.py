@@ -47,7 +47,7 @@ class Integer:
 
     @property
     def name(self) -> str:
-        group = "" if self.group in (None, 32 if self.bits == 4 else None) else f"-g{self.group}"
+        group = "" if self.group is None else f"-g{self.group}"
         return f"int{self.bits}{group}{'-zp' if self.zero else ''}"
 
     @property
