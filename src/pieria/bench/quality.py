@@ -34,6 +34,9 @@ TEXT = Path(__file__).parent / "text" / "opticks.txt"
 
 PAGE_TOKENS = 16
 
+NONE = "none"
+"""Weights as the checkpoint's loader gives them."""
+
 ROWS = 64
 """Of logits that are compared together."""
 
@@ -86,7 +89,7 @@ class Loaded:
 
 
 def known(name: str, reference: Checkpoint) -> tuple[Checkpoint, str]:
-    """The checkpoint and the format or dtype that a name of `--formats` means.
+    """The checkpoint, and the format or dtype that a name of `--formats` means.
 
     ValueError for a name that is none, and for a checkpoint of other tokens.
     """
@@ -100,7 +103,7 @@ def known(name: str, reference: Checkpoint) -> tuple[Checkpoint, str]:
     words = "The quick brown fox, 1704: \u00e6ther."
     if found.tokenizer().encode(words) != reference.tokenizer().encode(words):
         raise ValueError(f"{path}: not the same model: its tokenizer gives other tokens")
-    return found, ""
+    return found, NONE
 
 
 def loaded(
@@ -109,7 +112,8 @@ def loaded(
     """A model with weights in a format, or all in the dtype that `format` names, and room for
     `length` tokens.
     """
-    dtype = getattr(torch, format) if format in DTYPES[1:] else dtype
+    if format in DTYPES[1:]:
+        dtype, format = getattr(torch, format), NONE
     model = build(checkpoint, Mesh(), dtype)
     if not model.config.generates:
         raise ValueError(f"{checkpoint.path}: {model.config.family} models do not generate")
@@ -138,29 +142,47 @@ def loaded(
     return Loaded(model, arranged, caches, pages, bits, device.torch_device)
 
 
+@dataclass(frozen=True)
+class Reference:
+    """A model, and the hidden states [T, D] that it has for each window."""
+
+    loaded: Loaded
+    windows: Sequence[Sequence[int]]
+    hidden: Sequence[Tensor]
+
+
+@torch.inference_mode()
+def reference(
+    loaded: Loaded, windows: Sequence[Sequence[int]], advance: Callable[[], None] = lambda: None
+) -> Reference:
+    """`advance()` is called after each window."""
+    hidden = []
+    for window in windows:
+        hidden.append(loaded.hidden(window))
+        advance()
+    return Reference(loaded, windows, hidden)
+
+
 @torch.inference_mode()
 def measure(
     name: str,
-    reference: Loaded,
+    reference: Reference,
     other: Loaded,
-    windows: Sequence[Sequence[int]],
     clock: Clock,
     advance: Callable[[], None] = lambda: None,
 ) -> Quality:
     """Compare two models of one vocabulary on the windows; `advance()` is called after each."""
+    windows, exact = reference.windows, reference.loaded.model
     loss = divergence = seconds = 0.0
     same = count = 0
-    for window in windows:
+    for window, exact_TD in zip(windows, reference.hidden, strict=True):
         began = clock.now()
         hidden_TD = other.hidden(window)
         seconds += clock.now() - began
-        exact_TD = hidden_TD if other is reference else reference.hidden(window)
         for first in range(0, len(window) - 1, ROWS):
             last = min(first + ROWS, len(window) - 1)
-            p_RV = torch.log_softmax(reference.model.logits(exact_TD[first:last]).double(), -1)
-            q_RV = p_RV
-            if other is not reference:
-                q_RV = torch.log_softmax(other.model.logits(hidden_TD[first:last]).double(), -1)
+            p_RV = torch.log_softmax(exact.logits(exact_TD[first:last]).double(), -1)
+            q_RV = torch.log_softmax(other.model.logits(hidden_TD[first:last]).double(), -1)
             targets_R1 = torch.tensor(window[first + 1 : last + 1]).unsqueeze(1).to(q_RV.device)
             loss -= float(q_RV.gather(1, targets_R1).sum())
             divergence += float((p_RV.exp() * (p_RV - q_RV)).sum())

@@ -9,7 +9,7 @@ from rich.progress import Progress
 
 from pieria import ops
 from pieria.bench import gaussian, quality_report
-from pieria.bench.quality import TEXT, known, loaded, measure
+from pieria.bench.quality import TEXT, known, loaded, measure, reference
 from pieria.bench.quality_options import QualityOptions
 from pieria.clock import Clock
 from pieria.engine.place import use_threads
@@ -35,23 +35,20 @@ def run(options: QualityOptions, clock: Clock, out: Console, progress: Console) 
         return
     checkpoint = open_checkpoint(pull(options.model))
     chosen = {name: known(name, checkpoint) for name in names}
-    windows = _windows(checkpoint, options)
-    reference = loaded(checkpoint, EXACT, torch.float32, options.context, device)
+    text = windows(checkpoint, options)
+    exact = loaded(checkpoint, EXACT, torch.float32, options.context, device)
     found = []
     with Progress(console=progress, transient=True, disable=not progress.is_terminal) as bar:
-        task = bar.add_task("measuring", total=len(names) * len(windows))
+        task = bar.add_task("measuring", total=(1 + len(names)) * len(text))
+        first = reference(exact, text, lambda: bar.advance(task))
         for name, (file, format) in chosen.items():
             bar.update(task, description=Path(name).name)
             dtype = getattr(torch, options.dtype)
-            other = reference
-            if (file, format) != (checkpoint, EXACT):
-                other = loaded(file, format, dtype, options.context, device)
-            shown = format or Path(name).name
-            found.append(
-                measure(shown, reference, other, windows, clock, lambda: bar.advance(task))
-            )
+            other = loaded(file, format, dtype, options.context, device)
+            shown = name if file is checkpoint else Path(name).name
+            found.append(measure(shown, first, other, clock, lambda: bar.advance(task)))
             progress.log(f"{shown}: {found[-1].kl:.3g} nats")
-    title = f"{Path(options.model).name} on {sum(map(len, windows))} tokens, against float32"
+    title = f"{Path(options.model).name} on {sum(map(len, text))} tokens, against float32"
     out.print(quality_report.table(found, title))
     if options.output_json is not None:
         quality_report.save(options.output_json, settings, found)
@@ -59,7 +56,8 @@ def run(options: QualityOptions, clock: Clock, out: Console, progress: Console) 
         quality_report.plot(options.output_plot, found, title)
 
 
-def _windows(checkpoint: Checkpoint, options: QualityOptions) -> list[list[int]]:
+def windows(checkpoint: Checkpoint, options: QualityOptions) -> list[list[int]]:
+    """The text's tokens, as many together as are computed together."""
     path = options.text or TEXT
     try:
         text = path.read_text(encoding="utf-8")
