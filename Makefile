@@ -10,7 +10,7 @@ OLDEST := .venv-oldest/bin
 KERNELS := $(wildcard src/pieria/kernels/cpu/*.cpp src/pieria/kernels/cpu/*.h)
 CPP = $(shell git ls-files '*.cpp' '*.cc' '*.h' '*.hpp' '*.cu' '*.mu' '*.muh')
 
-.PHONY: serve chat support test test-slow test-browser test-files test-oldest fuzz fuzz-api lint sbom audit bench bench-peers kills aborts soak clean
+.PHONY: serve chat support test test-slow test-browser test-files test-peers test-oldest fuzz fuzz-api lint sbom audit bench bench-peers kills aborts soak clean
 
 serve: .venv/serve.stamp
 	$(BIN)/pieria pull $(MODEL)
@@ -21,7 +21,7 @@ chat: .venv/serve.stamp
 	$(BIN)/pieria chat $(MODEL) $(ARGS)
 
 test: .venv/dev.stamp
-	$(BIN)/python -m pytest -m "not gpu and not files and not browser and not slow" $(ARGS)
+	$(BIN)/python -m pytest -m "not gpu and not files and not peers and not browser and not slow" $(ARGS)
 
 # What takes longer: many more examples of what `make test` tries a few of.
 test-slow: .venv/dev.stamp
@@ -35,6 +35,10 @@ test-browser: .venv/browser.stamp
 test-files: .venv/dev.stamp
 	$(BIN)/python -m pytest -m files $(ARGS)
 
+# Other engines read what this one writes; they are installed first, some gigabytes.
+test-peers: .venv/dev.stamp
+	$(BIN)/python -m pytest -m peers $(ARGS)
+
 # Damaged files of each format, a minute each; of one: make fuzz ARGS="gguf -max_total_time=600".
 fuzz: .venv/fuzz.stamp
 	$(BIN)/python -m tests.models.fuzz_files $(ARGS)
@@ -45,11 +49,11 @@ fuzz-api: .venv/dev.stamp
 
 # docs/SUPPORT.md, from what passes.
 support: .venv/dev.stamp
-	$(BIN)/python -m pytest -q -m "not gpu and not files and not browser" tests/models tests/engine --support docs/SUPPORT.md
+	$(BIN)/python -m pytest -q -m "not gpu and not files and not peers and not browser" tests/models tests/engine --support docs/SUPPORT.md
 
 # Ops and models on the oldest torch that is supported.
 test-oldest: .venv-oldest/test.stamp
-	$(OLDEST)/python -m pytest -m "not gpu and not files and not browser and not slow" tests/ops tests/models $(ARGS)
+	$(OLDEST)/python -m pytest -m "not gpu and not files and not peers and not browser and not slow" tests/ops tests/models $(ARGS)
 
 lint: .venv/dev.stamp
 	$(BIN)/ruff check .
