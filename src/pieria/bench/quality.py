@@ -25,17 +25,13 @@ from pieria.models.checkpoint import Checkpoint, open_checkpoint
 from pieria.models.decoder import Decoder
 from pieria.models.loader import build, load
 from pieria.models.parts import Module
-from pieria.models.parts import replace as hold
+from pieria.models.quantization import NAMES, NONE, STORED
 from pieria.ops import Weight
-from pieria.ops.formats import QUANTIZED
 from pieria.parallel.mesh import Mesh
 
 TEXT = Path(__file__).parent / "text" / "opticks.txt"
 
 PAGE_TOKENS = 16
-
-NONE = "none"
-"""Weights as the checkpoint's loader gives them."""
 
 ROWS = 64
 """Of logits that are compared together."""
@@ -93,17 +89,17 @@ def known(name: str, reference: Checkpoint) -> tuple[Checkpoint, str]:
 
     ValueError for a name that is none, and for a checkpoint of other tokens.
     """
-    if name in QUANTIZED or name in DTYPES[1:]:
+    if name in NAMES or name in DTYPES[1:]:
         return reference, name
     path = Path(name).expanduser()
     if not path.exists():
-        names = ", ".join((*DTYPES[1:], *QUANTIZED))
+        names = ", ".join((*DTYPES[1:], *NAMES))
         raise ValueError(f"format {name!r} is none of {names}, and no checkpoint's path")
     found = open_checkpoint(path)
     words = "The quick brown fox, 1704: \u00e6ther."
     if found.tokenizer().encode(words) != reference.tokenizer().encode(words):
         raise ValueError(f"{path}: not the same model: its tokenizer gives other tokens")
-    return found, NONE
+    return found, STORED
 
 
 def loaded(
@@ -123,16 +119,11 @@ def loaded(
         nonlocal held, numbers
         if module.quantizable:
             weight: Tensor | Weight = getattr(module, "weight")  # noqa: B009
-            chosen = QUANTIZED.get(format)
-            fits = chosen is not None and weight.shape[-1] % chosen.unit == 0
-            if chosen is not None and fits and isinstance(weight, Tensor):
-                weight = chosen.quantize(weight.data)
-                hold(module, "weight", weight)
             numbers += weight.numel()
             held += weight.nbytes
         module.pack()
 
-    load(checkpoint, model, device.torch_device, complete=complete)
+    load(checkpoint, model, device.torch_device, complete=complete, quantize=format)
     arranged = layout(model.cache_specs())
     pages = -(-length // PAGE_TOKENS)
     count = pages * len(arranged.windows)
