@@ -23,7 +23,7 @@ from pieria.engine.runner_config import DTYPES
 from pieria.hardware.spec import Device
 from pieria.models.checkpoint import Checkpoint, open_checkpoint
 from pieria.models.decoder import Decoder
-from pieria.models.loader import build, load
+from pieria.models.loader import build, held_bytes, load
 from pieria.models.parts import Module
 from pieria.models.quantization import NAMES, NONE, STORED
 from pieria.ops import Weight
@@ -100,6 +100,12 @@ def known(name: str, reference: Checkpoint) -> tuple[Checkpoint, str]:
     if found.tokenizer().encode(words) != reference.tokenizer().encode(words):
         raise ValueError(f"{path}: not the same model: its tokenizer gives other tokens")
     return found, STORED
+
+
+def fits(checkpoint: Checkpoint, format: str) -> None:
+    """ValueError if a weight does not divide as the format wants it."""
+    model = build(checkpoint, Mesh(), torch.float32)
+    held_bytes(checkpoint, model, NONE if format in DTYPES[1:] else format)
 
 
 def loaded(

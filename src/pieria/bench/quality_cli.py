@@ -9,7 +9,7 @@ from rich.progress import Progress
 
 from pieria import ops
 from pieria.bench import gaussian, quality_report
-from pieria.bench.quality import TEXT, known, loaded, measure, reference
+from pieria.bench.quality import TEXT, fits, known, loaded, measure, reference
 from pieria.bench.quality_options import QualityOptions
 from pieria.clock import Clock
 from pieria.engine.place import use_threads
@@ -35,11 +35,19 @@ def run(options: QualityOptions, clock: Clock, out: Console, progress: Console) 
         return
     checkpoint = open_checkpoint(pull(options.model))
     chosen = {name: known(name, checkpoint) for name in names}
+    for name, (file, format) in tuple(chosen.items()):
+        try:
+            fits(file, format)
+        except ValueError as error:
+            if options.formats:
+                raise
+            progress.log(f"{name} is left out: {error}")
+            del chosen[name]
     text = windows(checkpoint, options)
     exact = loaded(checkpoint, EXACT, torch.float32, options.context, device)
     found = []
     with Progress(console=progress, transient=True, disable=not progress.is_terminal) as bar:
-        task = bar.add_task("measuring", total=(1 + len(names)) * len(text))
+        task = bar.add_task("measuring", total=(1 + len(chosen)) * len(text))
         first = reference(exact, text, lambda: bar.advance(task))
         for name, (file, format) in chosen.items():
             bar.update(task, description=Path(name).name)

@@ -19,8 +19,9 @@ class QualityOptions:
     )
     formats: tuple[str, ...] = option(
         (),
-        help="what to compare with float32: float64, bfloat16, float16, formats of --quantize, stored"
-        " (as the file has them), or paths of other checkpoints of the same model; default: all",
+        help="what to compare with float32: float64, bfloat16, float16, formats of --quantize,"
+        " stored (as the file has them), or paths of other checkpoints of the same model;"
+        " default: all that fit",
     )
     text: Path | None = option(
         None, metavar="FILE", help="UTF-8 text to measure on; default: Newton's Opticks, 25k tokens"
