@@ -86,7 +86,7 @@ def place(settings: dict[str, Any], mesh: Mesh) -> Prepared:
             tables,
             config.block_size,
             device.torch_device,
-            _captured(model, caches, tables, config, scheduler, sizes.max_model_len, device),
+            captured(model, caches, tables, config, scheduler, sizes.max_model_len, device),
         ),
         pages=sizes.pages,
         page_tokens=config.block_size,
@@ -144,7 +144,7 @@ def _agree(sizes: resolve.Sizes, mesh: Mesh, device: Device) -> resolve.Sizes:
     return replace(sizes, pages=pages, states=states, max_model_len=max_model_len)
 
 
-def _captured(
+def captured(
     model: Decoder,
     caches: list[LayerCache],
     tables: Sequence[int | None],

@@ -9,54 +9,14 @@ from functools import lru_cache
 
 from pieria.hardware import catalog
 from pieria.parallel.mesh import Mesh
-from pieria.plan import closed_loop, presets, published
+from pieria.plan import closed_loop, presets, published, runs
 from pieria.plan.closed_loop import Batching, Load, Served
 from pieria.plan.practice import PRACTICES
 from pieria.plan.precision import PRECISIONS
 from pieria.plan.predict import Predictor
 from pieria.plan.published import Layout, Row
 from pieria.plan.routing import ROUTINGS
-
-
-@dataclass(frozen=True)
-class Run:
-    """How a benchmark was run, as far as it is known.
-
-    rounds: requests of each user. least: of the longest prompt and answer, the shortest.
-    cold_seconds: what the first step takes longer, where nothing warmed the server up.
-    budget: tokens of a step; 0: the engine's own, or where `spare` is given one of each user, a
-    prompt's and as many more.
-    """
-
-    rounds: int = 10
-    least: float = 1.0
-    cold_seconds: float = 0.0
-    budget: int = 0
-    spare: int = 0
-
-
-AICONFIGURATOR = {"": Run(), "trtllm": Run(spare=1500)}
-"""aiconfigurator by engine: genai_perf_runner.py: equal lengths, ten requests a user after two to
-warm up; generator/rule_plugin/trtllm.rule: max_num_tokens.
-"""
-
-COLD_SECONDS = 1.5
-"""P99 of the time to the first token is 1.98 s with 8 users where the other nine tenths of requests
-wait for a quarter of it (SemiAnalysisAI/InferenceX issue 870): the first prompts are slow.
-"""
-
-INFERENCEMAX = {
-    "": Run(least=0.8, cold_seconds=COLD_SECONDS, budget=8192),
-    "sglang": Run(least=0.8, cold_seconds=COLD_SECONDS, budget=32768),
-    "trtllm": Run(least=0.8, cold_seconds=COLD_SECONDS, spare=64),
-}
-"""InferenceMAX by engine: README.md and benchmarks/dsr1_fp8_h200_*.sh of 2025: random_range_ratio
-0.8, ten requests a user and no warm-up; --chunked-prefill-size 32768; MAX_NUM_TOKENS of the prompt,
-the users and 64; --max-num-batched-tokens 8192.
-"""
-
-RESERVED = 0.9
-"""Share of memory that engines use by default."""
+from pieria.plan.runs import Run
 
 
 @dataclass(frozen=True)
@@ -89,49 +49,48 @@ def _compared(row: Row) -> Compared:
 
 
 def _predicted(row: Row) -> Compared:
-    pools = published.pools(row.parallelism)
+    if published.pools(row.parallelism):
+        raise ValueError("instances for prompts and for answers are not compared")
+    if "submission" in row.parallelism or "undisclosed" in row.parallelism:
+        raise ValueError("the row does not say how it was run")
     count = published.users(row.batch)
     if row.metric in ("ttft", "tpot") and count is not None:
-        assert row.seq_in and row.seq_out
-        if pools is not None:
-            raise ValueError("prefill and decode apart")
-        served = _served(_setting(row), published.layout(row.parallelism), count)
+        served = _served(_setting(row), count)
         value = served.ttft if row.metric == "ttft" else served.tpot
         return Compared(row, value * 1e3, saturated=served.waited)
     if row.metric == "output_tokens_per_s_total" and row.batch.startswith("max"):
-        served = _served(_setting(row), published.layout(row.parallelism), None)
-        return Compared(row, served.tokens_per_second)
+        served = _served(_setting(row), 0)
+        return Compared(row, served.tokens_per_second, saturated=True)
     raise ValueError(f"{row.metric} of {row.parallelism!r} is not predicted")
 
 
 @dataclass(frozen=True)
 class Setting:
-    """What a run depends on beside its layout and users."""
+    """What a run depends on beside its users."""
 
     model: str
     hardware: str
     precision: str
     engine: str
+    layout: Layout
     prompt: int
     answer: int
     run: Run
 
 
 def _setting(row: Row) -> Setting:
-    assert row.seq_in and row.seq_out
     name = presets.preset(row.model).names[0]
-    served_by = published.engine(row)
-    is_max = "dsr1_" in row.source or "gptoss_" in row.source
-    runs = INFERENCEMAX if is_max else AICONFIGURATOR
-    run = runs.get(served_by, runs[""])
+    made = runs.run(row)
+    assert row.seq_in and row.seq_out
     return Setting(
         name,
         row.hardware,
         _precision(name, row),
-        served_by,
+        published.engine(row),
+        runs.laid_out(published.layout(row.parallelism), made),
         row.seq_in,
         row.seq_out,
-        run,
+        made,
     )
 
 
@@ -153,13 +112,22 @@ def _precision(model: str, row: Row) -> str:
 
 
 @lru_cache(maxsize=256)
-def _predictor(model: str, hardware: str, precision: str, engine: str, layout: Layout) -> Predictor:
+def _predictor(
+    model: str,
+    hardware: str,
+    precision: str,
+    engine: str,
+    layout: Layout,
+    kv_bytes: int,
+    graph_tokens: int,
+) -> Predictor:
+    practice, format = PRACTICES[engine], PRECISIONS[precision]
     return Predictor(
         presets.model(model),
         Mesh(tp=layout.tp, pp=layout.pp),
         catalog.cluster(hardware.removesuffix(" 8x node")),
-        PRECISIONS[precision],
-        practice=PRACTICES[engine],
+        replace(format, kv_bytes=kv_bytes or format.kv_bytes),
+        practice=replace(practice, graph_tokens=graph_tokens or practice.graph_tokens),
         routing=ROUTINGS["skewed"],
         attention_dp=layout.attention_dp,
         whole_experts=layout.moe_ep > 1,
@@ -167,56 +135,52 @@ def _predictor(model: str, hardware: str, precision: str, engine: str, layout: L
 
 
 @lru_cache(maxsize=4096)
-def _served(setting: Setting, layout: Layout, users: int | None) -> Served:
+def _served(setting: Setting, users: int) -> Served:
+    """users: 0: as many as the engine takes at once."""
+    layout, run, prompt = setting.layout, setting.run, setting.prompt
     predictor = _predictor(
-        setting.model, setting.hardware, setting.precision, setting.engine, layout
+        setting.model,
+        setting.hardware,
+        setting.precision,
+        setting.engine,
+        layout,
+        run.kv_bytes,
+        run.graph_tokens,
     )
-    practice = PRACTICES[setting.engine]
-    memory = predictor.memory[0]
-    available = predictor.timing.cluster.device.memory.value * RESERVED
-    room = available - memory.weights - memory.activations - memory.buffers
-    token = memory.need.page * len(memory.need.windows) / 16
-    if room <= 0:
-        raise ValueError(
-            f"{memory.weights / 1e9:.0f} GB of weights on a card of {available / 0.9e9:.0f} GB"
-        )
-    tokens = room / token
-    if users is None:
-        most = int(tokens / (setting.prompt + setting.answer / 2))
-        users = min(practice.most_running, most) * layout.attention_dp
-        load = Load(
-            users // layout.attention_dp,
-            setting.prompt,
-            setting.answer,
-            3 * users // layout.attention_dp,
-        )
+    practice, apart = predictor.practice, layout.attention_dp
+    cache_tokens = _cache_tokens(predictor, run.memory)
+    if users:
+        own = max(1, users // apart)
+        load = Load(own, prompt, setting.answer, own * run.rounds, run.least, run.cold_seconds)
     else:
-        own = max(1, users // layout.attention_dp)
-        run = setting.run
-        load = Load(
-            own,
-            setting.prompt,
-            setting.answer,
-            own * run.rounds,
-            run.least,
-            run.cold_seconds,
-        )
-    budget = setting.run.budget
-    if setting.run.spare:
-        budget = load.users + setting.prompt + setting.run.spare
+        load = Load(practice.most_running, prompt, setting.answer, run.requests // apart)
+    budget = run.budget or practice.budget
+    if run.spare:
+        budget = load.users + prompt + run.spare
     batching = Batching(
         practice.order,
-        budget or practice.budget,
+        budget,
         practice.chunked,
         practice.most_running,
-        tokens,
+        cache_tokens,
         practice.front_seconds,
         practice.front_token,
-        practice.front_each,
+        practice.front_each if users else 0.0,
         practice.pipelined,
         predictor.launch_seconds if practice.pipelined else 0.0,
     )
     served = closed_loop.serve(
         lambda queries, starts: predictor.seconds(queries, starts, len(queries)), load, batching
     )
-    return replace(served, tokens_per_second=served.tokens_per_second * layout.attention_dp)
+    return replace(served, tokens_per_second=served.tokens_per_second * apart)
+
+
+def _cache_tokens(predictor: Predictor, share: float) -> float:
+    """ValueError if weights leave no room for any."""
+    total = predictor.timing.cluster.device.memory.value
+    memory = predictor.memory[0]
+    free = total - memory.weights
+    room = share * free - memory.activations - memory.buffers
+    if room <= 0:
+        raise ValueError(f"{memory.weights / 1e9:.0f} GB of weights on a card of {total / 1e9:.0f} GB")
+    return room / (memory.need.page * len(memory.need.windows) / predictor.page_tokens)

@@ -26,6 +26,7 @@ from pieria.plan.coefficients import Term, step_works, terms
 from pieria.plan.memory import RankMemory, rank_memory
 from pieria.plan.practice import ENGINE, Practice
 from pieria.plan.precision import PRECISIONS, Precision
+from pieria.plan.recorded import RecordedSpans, RecordedTiming
 from pieria.plan.routing import BALANCED, Routing
 from pieria.plan.spans import Span, SpanTimer
 from pieria.plan.spread import Spread
@@ -80,7 +81,7 @@ class Predictor:
         self,
         config: ModelConfig,
         mesh: Mesh,
-        cluster: ClusterSpec,
+        cluster: ClusterSpec | RecordedTiming,
         precision: Precision = PRECISIONS["bfloat16"],
         *,
         practice: Practice = ENGINE,
@@ -90,14 +91,21 @@ class Predictor:
         page_tokens: int = PAGE_TOKENS,
         max_num_batched_tokens: int = 8192,
     ) -> None:
-        """max_num_batched_tokens: of a step, for which intermediates are counted.
+        """cluster: or what was recorded of the machine at hand, where `mesh` is one rank.
+
+        max_num_batched_tokens: of a step, for which intermediates are counted.
 
         ValueError, naming the weight, if a cut over `mesh` does not divide, and if the cluster does
         not join that many cards.
         """
         self.mesh = replace(mesh, dp=1, rank=0)
         self.practice = practice
-        self.timing = Timing(cluster, precision, routing, practice)
+        self.page_tokens = page_tokens
+        self.timing = (
+            cluster
+            if isinstance(cluster, RecordedTiming)
+            else Timing(cluster, precision, routing, practice)
+        )
         self.spread = Spread(mesh.tp, attention_dp, whole_experts)
         if practice.repeats:
             config = repeated(config, mesh.tp)
@@ -140,12 +148,17 @@ class Predictor:
     @property
     def launch_seconds(self) -> float:
         """Of the host, for a step that is not replayed from a graph."""
-        return sum(self.timing.launches(stage.kernels + stage.ending) for stage in self._compiled)
+        return self.timing.launches(self.calls)
+
+    @property
+    def calls(self) -> int:
+        """Of a step's forward passes with what makes tokens."""
+        return sum(stage.kernels + stage.ending for stage in self._compiled)
 
     @property
     def notes(self) -> dict[str, int]:
         """What was not measured and what stands in for it; how often it was asked for."""
-        return dict(self.timing.surfaces.notes)
+        return dict(self.timing.notes)
 
     def explain(self, plan: StepPlan) -> Explanation:
         """The step traced: every call with its seconds, and where they come from."""
@@ -178,10 +191,10 @@ class Predictor:
 class _Stage:
     """The terms of one pipeline stage, summed as far as they can be before there is a plan."""
 
-    def __init__(self, found: tuple[Term, ...], timing: Timing) -> None:
+    def __init__(self, found: tuple[Term, ...], timing: Timing | RecordedTiming) -> None:
         found = tuple(term for term in found if not is_nothing(term.work))
         self.timing = timing
-        self.spans: list[tuple[SpanTimer, int]] = []
+        self.spans: list[tuple[SpanTimer | RecordedSpans, int]] = []
         self.by_tokens: list[Term] = []
         self.by_draws: list[Term] = []
         self.by_more: list[Term] = []

@@ -71,6 +71,11 @@ class Timing:
                 f"{cluster.device.name} does not multiply {precision.peak}: weights are widened"
             )
 
+    @property
+    def notes(self) -> dict[str, int]:
+        """What was not measured and what stands in for it; how often it was asked for."""
+        return self.surfaces.notes
+
     def of(self, work: Work) -> Seconds:
         """ValueError if the cluster does not join as many cards as an exchange needs."""
         if isinstance(work, Exchange):

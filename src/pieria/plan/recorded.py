@@ -1,0 +1,208 @@
+"""Seconds of calls and steps of this project's own runner on a machine that was recorded.
+
+Knows a `Record`: roofline time / utilisation, interpolated in logarithms between what was measured.
+Takes the place of `Timing` in a `Predictor`. Does not know models.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from math import sqrt
+from typing import Any
+
+import numpy as np
+
+from pieria.ops.attention import visible_pairs
+from pieria.plan.record import Attended, Chosen, Record
+from pieria.plan.routing import BALANCED
+from pieria.plan.spans import Span
+from pieria.plan.surfaces import experts_cost
+from pieria.plan.tables import Grid
+from pieria.plan.timing import Seconds
+from pieria.plan.work import Attention, Exchange, Experts, Latents, Product, Spans, Stream, Work
+
+
+@dataclass
+class RecordedTiming:
+    """replays: steps of one token a request are replayed, as every call in them can be recorded.
+    notes: what was not recorded and what stands in for it; how often it was asked for."""
+
+    record: Record
+    replays: bool = True
+    notes: dict[str, int] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._made: dict[Any, Any] = {}
+        self.width = 4 if self.record.dtype == "float32" else 2
+
+    def note(self, text: str) -> None:
+        self.notes[text] = self.notes.get(text, 0) + 1
+
+    def of(self, work: Work) -> Seconds:
+        """ValueError for an exchange: one machine was recorded."""
+        source = f"recorded on {self.record.machine}"
+        if isinstance(work, Product):
+            return Seconds(self._product(work), source)
+        if isinstance(work, Experts):
+            return Seconds(self._experts(work), source)
+        if isinstance(work, Stream):
+            return Seconds(self._stream(work), source)
+        if isinstance(work, Exchange):
+            raise ValueError(f"{work.op} over {work.ranks} ranks: one machine was recorded")
+        window = work.window if isinstance(work, Attention) else None
+        span = Span.of(work.queries, work.contexts, window)
+        return Seconds(self.spans(work).seconds(span), source)
+
+    def kernels(self, work: Work) -> int:
+        """Each call is one of Python's."""
+        return 1
+
+    def launches(self, kernels: int) -> float:
+        return kernels * self.record.host.call
+
+    def run(
+        self,
+        computing: float,
+        exchanging: float,
+        kernels: int,
+        singles: bool,
+        tokens: int,
+        requests: int,
+    ) -> tuple[float, list[tuple[str, float]]]:
+        """As `Timing.run` has it: a processor launches nothing beside what it computes."""
+        host = self.record.host
+        if singles and self.replays:
+            extra = [("the host, around a recorded step", host.replayed + requests * host.replayed_each)]
+        else:
+            around = host.step + requests * host.each + tokens * host.token
+            extra = [("calls", self.launches(kernels)), ("the host, around a step", around)]
+        return computing + exchanging + sum(seconds for _, seconds in extra), extra
+
+    def spans(self, work: Spans) -> "RecordedSpans":
+        shape = replace(work, queries=(), contexts=())
+        return self._once(shape, lambda: RecordedSpans(self, shape))
+
+    def _product(self, work: Product) -> Any:
+        wanted = "gated_linear" if work.gated else "linear"
+        dtype = "float32" if work.place == "wide" else self.record.dtype
+        rows = np.maximum(work.rows, 1)
+        outer = work.outer * work.parts
+        grid = self._once((wanted, dtype), lambda: self._products(wanted, dtype))
+        return self._least(rows, outer, work.inner, dtype) / grid(rows, outer, work.inner)
+
+    def _least(self, rows: Any, outer: Any, inner: Any, dtype: str) -> Any:
+        width = 4 if dtype == "float32" else 2
+        return self.roof(2.0 * rows * outer * inner, width * (outer * inner + rows * (outer + inner)))
+
+    def roof(self, flops: Any, size: Any) -> Any:
+        """The sum, for a processor's threads compute and wait in turns; it is only a shape."""
+        return flops / self.record.peak + size / self.record.bandwidth
+
+    def _products(self, op: str, dtype: str) -> Grid:
+        found = next((p for p in self.record.products if (p.op, p.dtype) == (op, dtype)), None)
+        if found is None:
+            self.note(f"{op} in {dtype}: as in {self.record.dtype}")
+            found = next(p for p in self.record.products if p.op == op)
+        axes = tuple(np.array(axis, float) for axis in (found.rows, found.outer, found.inner))
+        least = self._least(*np.meshgrid(*axes, indexing="ij"), dtype)
+        return Grid(axes, least / np.array(found.seconds, float))
+
+    def _experts(self, work: Experts) -> Any:
+        sizes = work.hidden, work.size, work.top, work.here, work.total
+
+        def distance(one: Chosen) -> float:
+            pairs = zip((one.hidden, one.size, one.top, one.total), (*sizes[:3], work.total), strict=True)
+            return float(sum(abs(np.log2(a / b)) for a, b in pairs))
+
+        like = min(self.record.chosen, key=distance)
+        if distance(like):
+            self.note(f"experts {sizes} (hidden, size, top, here, total): as {like.top} of {like.total}")
+        found = like.hidden, like.size, like.top, like.total, like.total
+
+        def make() -> Grid:
+            tokens = np.array(like.tokens, float)
+            flops, moved = experts_cost(tokens, found, self.width, self.width, BALANCED)
+            return Grid((tokens,), self.roof(flops, moved) / np.array(like.seconds))
+
+        grid: Grid = self._once(found, make)
+        tokens = np.maximum(work.tokens, 1)
+        flops, moved = experts_cost(tokens, sizes, self.width, self.width, BALANCED)
+        # Utilisation depends on the rows that an expert gets.
+        alike = (work.top / work.total) / (like.top / like.total)
+        return self.roof(flops, moved) / grid(tokens * alike)
+
+    def _stream(self, work: Stream) -> Any:
+        curves = {curve.op: curve for curve in self.record.moved}
+        if work.op not in curves:
+            self.note(f"{work.op}: as fast as rms_norm")
+        curve = curves.get(work.op, curves["rms_norm"])
+        axis = np.array(curve.bytes)
+        grid: Grid = self._once(curve.op, lambda: Grid((axis,), axis / np.array(curve.seconds)))
+        size = np.maximum(work.bytes, 1.0)
+        # A call takes no less than the smallest that was measured.
+        return np.maximum(size, axis[0]) / grid(size)
+
+    def _once(self, key: Any, make: Callable[[], Any]) -> Any:
+        if key not in self._made:
+            self._made[key] = make()
+        return self._made[key]
+
+
+class RecordedSpans:
+    """Attention of one shape, as `SpanTimer` gives it for cards."""
+
+    def __init__(self, timing: RecordedTiming, work: Spans) -> None:
+        """ValueError for latent attention, which is not recorded."""
+        if isinstance(work, Latents):
+            raise ValueError("latent attention is not recorded on this machine")
+        self.work = work
+        self.window = work.window
+        self.timing = timing
+        self.generation = self._grid("generation")
+        self.context = self._grid("context")
+
+    def _grid(self, phase: str) -> Grid:
+        work, timing = self.work, self.timing
+
+        def distance(one: Attended) -> float:
+            pairs = ((one.heads, work.heads), (one.groups, work.groups), (one.size, work.k_size))
+            # How many query heads share keys decides what a kernel can reuse.
+            pairs += ((one.heads / one.groups, work.heads / work.groups),)
+            return float(sum(abs(np.log2(a / b)) for a, b in pairs))
+
+        like = min((a for a in timing.record.attended if a.phase == phase), key=distance)
+        if distance(like):
+            shape = work.heads, work.groups, work.k_size
+            timing.note(f"{phase} attention {shape} (heads, key heads, size): as {like.heads}, {like.groups}, {like.size}")
+        axes = np.array(like.requests, float), np.array(like.context, float)
+        requests, context = np.meshgrid(*axes, indexing="ij")
+        if phase == "context":
+            queries, pairs = requests * context, requests * context * (context + 1) / 2
+        else:
+            queries, pairs = requests, requests * context
+        least = self._least(like.heads, like.groups, 2 * like.size, queries, pairs, requests * context)
+        return Grid(axes, least / np.array(like.seconds, float))
+
+    def _least(self, heads: int, groups: int, sizes: int, queries: Any, pairs: Any, read: Any) -> Any:
+        flops = 2.0 * heads * sizes * pairs
+        moved = self.timing.width * sizes * (groups * read + heads * queries)
+        return self.timing.roof(flops, moved)
+
+    def seconds(self, span: Span) -> float:
+        """Of all requests of a step."""
+        work = self.work
+        sizes = work.k_size + work.v_size
+        seconds = 0.0
+        if span.singles:
+            least = self._least(work.heads, work.groups, sizes, span.singles, span.seen, span.seen)
+            seconds = least / self.generation.at(span.singles, span.context / span.singles)
+        if span.prompts:
+            seconds += self._prompts(span.prompts, sizes)
+        return float(seconds)
+
+    def _prompts(self, prompts: Sequence[tuple[int, int]], sizes: int) -> float:
+        work, window = self.work, self.window
+        pairs = sum(visible_pairs(q, s, window) for q, s in prompts)
+        queries, read = sum(q for q, _ in prompts), sum(s for _, s in prompts)
+        alike = max(1.0, sqrt(2 * pairs / len(prompts)))
+        least = self._least(work.heads, work.groups, sizes, queries, pairs, read)
+        return float(least / self.context.at(len(prompts), alike))
