@@ -270,6 +270,8 @@ def bench_ops(options: argparse.Namespace) -> int:
     from pieria.hardware.devices import find
 
     device, clock = find(options.device), RealTime()
+    if options.record is not None:
+        return _record(device, options.dtype[0], options.record)
     spec = measured(device, clock)
     assert spec.bandwidth is not None
     peaks = {getattr(torch, name): peak.value for name, peak in spec.flops.items()}
@@ -283,6 +285,54 @@ def bench_ops(options: argparse.Namespace) -> int:
         console=Console(stderr=True),
     )
     Console(width=None if sys.stdout.isatty() else 140).print(table(rows))
+    return 0
+
+
+def _record(device: "Device", dtype: str, path: Path) -> int:
+    """Measure what predictions for this machine are made of, and write it."""
+    from rich.console import Console
+
+    from pieria.bench.limits import measured
+    from pieria.bench.record import record
+
+    if device.torch_device != "cpu":
+        raise ValueError(f"device={device.name!r}: only the processor is recorded")
+    clock, console = RealTime(), Console(stderr=True)
+    made = record(measured(device, clock), dtype, clock, console)
+    made.save(path)
+    print(f"{path}: {made.machine}, {made.threads} threads, {made.isa}, {made.dtype}")
+    return 0
+
+
+def bench_compare(options: argparse.Namespace) -> int:
+    """Show predictions beside what was measured: published, of a card's operators, or here."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from pieria.bench import compare
+
+    progress = Console(stderr=True)
+    if options.published is not None:
+        points, summaries = compare.published(options.published)
+        columns = ("model", "hardware", "parallelism", "batch", "seq_in", "seq_out")
+    elif options.device is not None:
+        points, summaries = compare.operators(options.device)
+        columns = ("operator",)
+    else:
+        with Progress(console=progress, transient=True) as bars:
+            task = bars.add_task("")
+            points, summaries = compare.local(
+                options.table,
+                lambda what, number, total: bars.update(
+                    task, description=what, completed=number, total=total
+                ),
+            )
+        columns = ("model", "load")
+    console = Console(width=None if sys.stdout.isatty() else 200)
+    for table in compare.tables(points, summaries, columns):
+        console.print(table)
+    if options.json is not None:
+        compare.save(options.json, points)
     return 0
 
 
@@ -502,6 +552,32 @@ def _parser() -> argparse.ArgumentParser:
         "--dtype", nargs="+", choices=DTYPES[1:], default=["float32"], help="(default: float32)"
     )
     timed.add_argument("--device", default="auto", help="(default: %(default)s)")
+    timed.add_argument(
+        "--record",
+        type=Path,
+        metavar="FILE",
+        help="instead, measure what predictions for this machine are made of, and write it;"
+        " best with --dtype bfloat16, and nothing else running",
+    )
+    compared = _add(kinds, bench_compare, name="compare")
+    against = compared.add_mutually_exclusive_group(required=True)
+    against.add_argument(
+        "--published", type=Path, metavar="CSV", help="published measurements of serving"
+    )
+    against.add_argument(
+        "--device", metavar="NAME", help="a card's own measured operators, such as mtt-s5000"
+    )
+    against.add_argument(
+        "--local", action="store_true", help="the engine on this machine, by its recorded table"
+    )
+    compared.add_argument(
+        "--table",
+        type=Path,
+        default=Path("record.json"),
+        metavar="FILE",
+        help="what `bench ops --record` wrote, for --local (default: %(default)s)",
+    )
+    compared.add_argument("--json", type=Path, metavar="FILE", help="an object a row")
     from pieria.bench.options import (
         ReportOptions,
         ThroughputOptions,

@@ -65,13 +65,16 @@ class Collectives:
         self._table = load(SYSTEMS[self.like])["comm_nccl"]
         self._curves: dict[tuple[str, int], Curve] = {}
 
-    def seconds(self, op: str, size: Any, ranks: int, stride: int = 1) -> Any:
-        """Of one collective over `ranks` cards, `stride` apart.
+    def seconds(
+        self, op: str, size: Any, ranks: int, stride: int = 1, copies: int = 1
+    ) -> Any:
+        """Of one collective over `ranks` cards, `stride` apart. copies: see `work.Exchange`.
 
         size: bytes a rank has before an all-reduce, an all-to-all, a broadcast or a send, and after
         an all-gather or before a reduce-scatter. ValueError if the cluster does not reach so far.
         """
-        if op in ("dispatch", "combine"):
+        is_routed = op in ("dispatch", "combine")
+        if is_routed:
             op = "alltoall"
         if ranks == 1:
             return np.zeros_like(np.asarray(size, float))
@@ -92,7 +95,11 @@ class Collectives:
             across = self._within(far, op, size / inside, nodes)
             return across + self._within(near, op, size, inside)
         if op == "alltoall" and inside > 1:
-            across = self._within(far, op, size * (1 - inside / ranks) * nodes / (nodes - 1), nodes)
+            sent = size * (1 - inside / ranks) * nodes / (nodes - 1)
+            if is_routed:
+                large = np.asarray(size) / copies > LOW_LATENCY_BYTES
+                sent = np.where(large, sent * reached(nodes, copies) / copies, sent)
+            across = self._within(far, op, sent, nodes)
             return np.maximum(across, self._within(near, op, size * inside / ranks, inside))
         return self._within(far, op, size, nodes)
 
@@ -138,6 +145,18 @@ class Collectives:
             seconds = np.minimum.accumulate(row[there][::-1])[::-1]
             self._curves[op, known] = Curve(self._table.axes[0][there] * 2, seconds)
         return self._curves[op, known]
+
+
+LOW_LATENCY_BYTES = 256 * 7168 * 2
+"""Of a rank's tokens: DeepEP's kernels for few tokens send each copy by itself, and need no host in
+between; those for many send a token to each node once, which hands it on (deepseek-ai/DeepEP,
+README: 128 tokens a batch, and the pre-training setting of 4096).
+"""
+
+
+def reached(nodes: int, copies: int) -> float:
+    """Nodes that so many experts drawn anywhere are on, on average."""
+    return float(nodes * (1 - (1 - 1 / nodes) ** copies))
 
 
 RING = ("reduce_scatter", "all_gather")

@@ -9,7 +9,8 @@ from functools import lru_cache
 
 from pieria.hardware import catalog
 from pieria.parallel.mesh import Mesh
-from pieria.plan import closed_loop, presets, published, runs
+from pieria.plan import closed_loop, presets, published, runs, steady
+from pieria.plan.accuracy import Point
 from pieria.plan.closed_loop import Batching, Load, Served
 from pieria.plan.practice import PRACTICES
 from pieria.plan.precision import PRECISIONS
@@ -17,51 +18,109 @@ from pieria.plan.predict import Predictor
 from pieria.plan.published import Layout, Row
 from pieria.plan.routing import ROUTINGS
 from pieria.plan.runs import Run
+from pieria.plan.timing import Timing
+
+
+LARGE_MISS = 0.3
+"""Of an error that is given a reason."""
 
 
 @dataclass(frozen=True)
-class Compared:
-    """A row with what was predicted; reason: why nothing was. saturated: requests had to wait."""
+class Found:
+    """What was predicted. saturated: requests had to wait. doubts: what of it was not measured."""
 
-    row: Row
-    predicted: float | None
-    reason: str = ""
+    value: float
     saturated: bool = False
-
-    @property
-    def error(self) -> float | None:
-        """(predicted - measured) / measured."""
-        if self.predicted is None:
-            return None
-        return (self.predicted - self.row.value) / self.row.value
+    doubts: tuple[str, ...] = ()
 
 
-def compare(rows: Iterable[Row]) -> list[Compared]:
-    """Inference rows only."""
+def compare(rows: Iterable[Row]) -> list[Point]:
+    """Inference rows only, each with its prediction or the reason why there is none."""
     return [_compared(row) for row in rows if row.kind == "inference"]
 
 
-def _compared(row: Row) -> Compared:
+def _compared(row: Row) -> Point:
+    what = {
+        "model": row.model,
+        "hardware": row.hardware,
+        "parallelism": row.parallelism,
+        "precision": row.precision,
+        "batch": row.batch,
+        "seq_in": row.seq_in,
+        "seq_out": row.seq_out,
+        "source": row.source,
+    }
+    made = Point(what, row.metric, row.unit, row.value, None)
     try:
-        return _predicted(row)
+        found = _predicted(row)
     except ValueError as error:
-        return Compared(row, None, str(error))
+        return replace(made, reason=str(error))
+    made = replace(made, predicted=found.value, saturated=found.saturated)
+    error = made.error
+    assert error is not None
+    if abs(error) <= LARGE_MISS:
+        return made
+    return replace(made, reason="; ".join((*_doubts(row, found), *found.doubts)))
 
 
-def _predicted(row: Row) -> Compared:
+def _doubts(row: Row, found: Found) -> list[str]:
+    """What of a row's own kind is known to be unlike what is predicted."""
+    doubts = []
+    is_moe = "235b" in row.model.lower() or "deepseek" in row.model.lower()
+    if found.saturated and row.metric == "ttft":
+        doubts.append("requests wait for the cache, so this is the length of a queue")
+    elif row.metric == "ttft":
+        doubts.append(
+            "how many prompts come together is chance, and rows of one setting differ by as much"
+        )
+    if published.engine(row) == "vllm" and is_moe:
+        doubts.append(
+            "vLLM's experts are Triton kernels, and those that were measured are TensorRT-LLM's"
+        )
+    if "tokens_per_s" in row.metric and row.batch.startswith("max"):
+        doubts.append("each run was tuned by its authors, and how is not published")
+    if "EP" in row.parallelism and "per_node" in row.metric:
+        doubts.append("how evenly tokens fell on experts is not published")
+    return doubts or ["none is known"]
+
+
+def _predicted(row: Row) -> Found:
     if published.pools(row.parallelism):
         raise ValueError("instances for prompts and for answers are not compared")
     if "submission" in row.parallelism or "undisclosed" in row.parallelism:
         raise ValueError("the row does not say how it was run")
+    if (wide := published.wide(row)) is not None:
+        return _wide(row, wide)
     count = published.users(row.batch)
     if row.metric in ("ttft", "tpot") and count is not None:
-        served = _served(_setting(row), count)
+        served, doubts = _served(_setting(row), count)
         value = served.ttft if row.metric == "ttft" else served.tpot
-        return Compared(row, value * 1e3, saturated=served.waited)
+        return Found(value * 1e3, served.waited, doubts)
     if row.metric == "output_tokens_per_s_total" and row.batch.startswith("max"):
-        served = _served(_setting(row), 0)
-        return Compared(row, served.tokens_per_second, saturated=True)
-    raise ValueError(f"{row.metric} of {row.parallelism!r} is not predicted")
+        served, doubts = _served(_setting(row), 0)
+        return Found(served.tokens_per_second, True, doubts)
+    raise ValueError(f"{row.metric} of {row.parallelism!r} in {row.batch!r} is not predicted")
+
+
+NODE_CARDS = 8
+
+
+def _wide(row: Row, wide: published.Wide) -> Found:
+    """Tokens/s of a node, of cards that all have requests of their own."""
+    name = presets.preset(row.model).names[0]
+    pool = steady.Pool(
+        presets.model(name),
+        catalog.cluster(row.hardware.removesuffix(" 8x node").removesuffix(" RoCE")),
+        PRECISIONS[_precision(name, row)],
+        steady.WIDE,
+        wide.cards,
+        routing=ROUTINGS["balanced" if wide.balanced else "skewed"],
+    )
+    if wide.is_prompt:
+        rate = steady.prompts(pool, wide.tokens, wide.context)
+    else:
+        rate = steady.answers(pool, wide.tokens, wide.context)
+    return Found(rate * NODE_CARDS, True, tuple(pool.predictor.notes))
 
 
 @dataclass(frozen=True)
@@ -135,7 +194,7 @@ def _predictor(
 
 
 @lru_cache(maxsize=4096)
-def _served(setting: Setting, users: int) -> Served:
+def _served(setting: Setting, users: int) -> tuple[Served, tuple[str, ...]]:
     """users: 0: as many as the engine takes at once."""
     layout, run, prompt = setting.layout, setting.run, setting.prompt
     predictor = _predictor(
@@ -172,11 +231,16 @@ def _served(setting: Setting, users: int) -> Served:
     served = closed_loop.serve(
         lambda queries, starts: predictor.seconds(queries, starts, len(queries)), load, batching
     )
-    return replace(served, tokens_per_second=served.tokens_per_second * apart)
+    doubts = list(predictor.notes)
+    if isinstance(predictor.timing, Timing) and not predictor.timing.surfaces.is_measured:
+        like = predictor.timing.surfaces.like
+        doubts.append(f"operators of this card were not measured: it is given the {like}'s utilisation")
+    return replace(served, tokens_per_second=served.tokens_per_second * apart), tuple(doubts)
 
 
 def _cache_tokens(predictor: Predictor, share: float) -> float:
     """ValueError if weights leave no room for any."""
+    assert isinstance(predictor.timing, Timing)
     total = predictor.timing.cluster.device.memory.value
     memory = predictor.memory[0]
     free = total - memory.weights

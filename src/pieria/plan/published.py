@@ -7,6 +7,7 @@ import csv
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +64,21 @@ class Pools:
     decode_count: int
 
 
+@dataclass(frozen=True)
+class Wide:
+    """Cards that all have requests of their own, and share experts.
+
+    tokens: of a card's step, in prompts of `context` tokens each; or its requests, of so long a
+    context each. balanced: tokens fall on experts evenly.
+    """
+
+    cards: int
+    is_prompt: bool
+    tokens: int
+    context: int
+    balanced: bool
+
+
 def rows(path: Path) -> Iterator[Row]:
     """ValueError, naming line and column, for a file that is not of this form."""
     with path.open(newline="", encoding="utf-8") as file:
@@ -71,11 +87,16 @@ def rows(path: Path) -> Iterator[Row]:
         if missing:
             raise ValueError(f"{path} has no column {', '.join(missing)}; needed: {COLUMNS}")
         for line in reader:
+            if None in line.values() or None in line:
+                at = f"{path}, line {reader.line_num}"
+                raise ValueError(f"{at} must have {len(reader.fieldnames or ())} fields")
             try:
                 value = float(line["value"])
             except ValueError as error:
                 at = f"{path}, line {reader.line_num}"
                 raise ValueError(f"{at}: value={line['value']!r} is not a number") from error
+            if not isfinite(value):
+                raise ValueError(f"{path}, line {reader.line_num}: value={value} must be finite")
             numbers = {name: _number(line[name]) for name in ("n_gpus", "seq_in", "seq_out")}
             fields: dict[str, Any] = {name: line[name] for name in COLUMNS}
             yield Row(**{**fields, **numbers, "value": value})
@@ -107,6 +128,25 @@ def pools(text: str) -> Pools | None:
     if match is None:
         return None
     return Pools(layout(match[2]), int(match[1]), layout(match[4]), int(match[3]))
+
+
+def wide(row: Row) -> Wide | None:
+    """Of tokens/s of a node; None if it is not that. ValueError for what the row leaves out."""
+    found = re.fullmatch(r"(input|output)_tokens_per_s_per_node", row.metric)
+    cards = re.search(r"\bEP(\d+)", row.parallelism)
+    if found is None or cards is None:
+        return None
+    count, is_prompt = int(cards[1]), found[1] == "input"
+    each = re.match(r"(\d+)\s*(?:tok)?/GPU", row.batch)
+    if each is None and not row.batch.isdigit():
+        raise ValueError(f"the row does not say how large batches are: {row.batch!r}")
+    if row.seq_in is None:
+        raise ValueError("the row does not say how long contexts are")
+    tokens = int(each[1]) if each else int(row.batch) // count
+    context = row.seq_in + (row.seq_out or 0) // 2
+    if "MTP" in row.parallelism:
+        raise ValueError("several tokens a step are not compared")
+    return Wide(count, is_prompt, tokens, context, "perfect" in row.parallelism)
 
 
 def users(batch: str) -> int | None:

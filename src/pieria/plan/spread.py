@@ -65,14 +65,17 @@ class Spread:
     def _out(self, work: Experts, row_bytes: int) -> Exchange:
         """Tokens to their experts: each to every rank that has one of its own, or to all ranks."""
         if self.whole:
-            sent = min(work.top, self.ranks) * row_bytes * work.tokens / self.tp
-            return Exchange("dispatch", sent, self.ranks, 1)
+            return self._sent("dispatch", work, row_bytes)
         return Exchange("all_gather", work.tokens * self.attention_dp * row_bytes, self.ranks, 1)
 
     def _back(self, work: Experts, row_bytes: int) -> Exchange:
         if self.whole:
-            sent = min(work.top, self.ranks) * row_bytes * work.tokens / self.tp
-            return Exchange("combine", sent, self.ranks, 1)
+            return self._sent("combine", work, row_bytes)
         return Exchange(
             "reduce_scatter", work.tokens * self.attention_dp * row_bytes, self.ranks, 1
         )
+
+    def _sent(self, op: str, work: Experts, row_bytes: int) -> Exchange:
+        copies = min(work.top, self.ranks)
+        sent = copies * row_bytes * work.tokens / self.tp
+        return Exchange(op, sent, self.ranks, 1, copies)

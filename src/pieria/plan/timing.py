@@ -79,9 +79,10 @@ class Timing:
     def of(self, work: Work) -> Seconds:
         """ValueError if the cluster does not join as many cards as an exchange needs."""
         if isinstance(work, Exchange):
-            took = self.collectives.seconds(work.op, work.bytes, work.ranks, work.stride)
+            size = work.bytes * self._sent_share(work)
+            took = self.collectives.seconds(work.op, size, work.ranks, work.stride, work.copies)
             source = f"{work.op} over {work.ranks} ranks, as measured on {self.collectives.like}"
-            return Seconds(took, source, 0.0, work.bytes)
+            return Seconds(took, source, 0.0, size)
         if isinstance(work, Stream):
             took = stream_seconds(work.bytes, self.roof.bandwidth)
             return Seconds(took, "0.8 of the bandwidth, and 3 us", work.flops, work.bytes)
@@ -93,6 +94,14 @@ class Timing:
         span = Span.of(work.queries, work.contexts, timer.window)
         source = f"attention as measured on {self.surfaces.like}"
         return Seconds(timer.seconds(span), source, *timer.cost(span), "bfloat16")
+
+    def _sent_share(self, work: Exchange) -> float:
+        """Tokens go to experts in FP8, scales of 128 numbers beside them, where these multiply in
+        it (deepseek-ai/DeepEP, README: dispatch in FP8, combine in BF16).
+        """
+        if work.op == "dispatch" and self.precision.peak == "float8_e4m3fn":
+            return (1 + 4 / 128) / self.width
+        return 1.0
 
     def kernels(self, work: Work) -> int:
         """How many launches a call is for engines: of what is not in `work` as a call of its own.

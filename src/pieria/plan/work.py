@@ -48,13 +48,15 @@ class Stream:
 class Exchange:
     """A collective over `ranks` ranks, `stride` ranks apart.
 
-    bytes: what one rank has before it, or after an all-gather.
+    bytes: what one rank has before it, or after an all-gather. copies: in how many of them a token
+    is sent to experts or comes back from them.
     """
 
     op: str
     bytes: float
     ranks: int
     stride: int
+    copies: int = 1
 
 
 @dataclass(frozen=True)
