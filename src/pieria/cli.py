@@ -22,6 +22,7 @@ from pieria.engine.sampling_params import SamplingParams
 from pieria.engine.scheduler import SchedulerConfig
 
 if TYPE_CHECKING:
+    from pieria.hardware.spec import Device
     from pieria.plan.virtual_config import VirtualConfig
     from pieria.server.config import ServerConfig
 
@@ -314,10 +315,10 @@ def bench_compare(options: argparse.Namespace) -> int:
     progress = Console(stderr=True)
     if options.published is not None:
         points, summaries = compare.published(options.published)
-        columns = ("model", "hardware", "parallelism", "batch", "seq_in", "seq_out")
+        columns = ["model", "hardware", "parallelism", "batch", "seq_in", "seq_out"]
     elif options.device is not None:
         points, summaries = compare.operators(options.device)
-        columns = ("operator",)
+        columns = ["operator"]
     else:
         with Progress(console=progress, transient=True) as bars:
             task = bars.add_task("")
@@ -327,7 +328,7 @@ def bench_compare(options: argparse.Namespace) -> int:
                     task, description=what, completed=number, total=total
                 ),
             )
-        columns = ("model", "load")
+        columns = ["model", "load"]
     console = Console(width=None if sys.stdout.isatty() else 200)
     for table in compare.tables(points, summaries, columns):
         console.print(table)

@@ -34,8 +34,11 @@ def published(path: Path) -> tuple[list[Point], list[Summary]]:
 def _is_serving(point: Point) -> bool:
     hardware = str(point.what["hardware"]).lower()
     on_measured = hardware.startswith(MEASURED_CARDS)
-    return on_measured and point.metric in ("ttft", "tpot") and not point.saturated and (
-        point.predicted is not None
+    return (
+        on_measured
+        and point.metric in ("ttft", "tpot")
+        and not point.saturated
+        and (point.predicted is not None)
     )
 
 
@@ -53,9 +56,7 @@ def operators(device: str) -> tuple[list[Point], list[Summary]]:
     return points, [*each, summary("all operators", points)]
 
 
-def local(
-    path: Path, report: Callable[[str, int, int], None]
-) -> tuple[list[Point], list[Summary]]:
+def local(path: Path, report: Callable[[str, int, int], None]) -> tuple[list[Point], list[Summary]]:
     """The engine here beside its prediction from the record at `path`."""
     from pieria.bench import local as here
     from pieria.clock import RealTime
@@ -72,7 +73,9 @@ def save(path: Path, points: Sequence[Point]) -> None:
     path.write_text(json.dumps([point.as_json() for point in points], indent=1) + "\n")
 
 
-def tables(points: Sequence[Point], summaries: Sequence[Summary], columns: Sequence[str]) -> list[Table]:
+def tables(
+    points: Sequence[Point], summaries: Sequence[Summary], columns: Sequence[str]
+) -> list[Table]:
     """columns: of what tells rows apart, those to show."""
     made = Table(*columns, "metric", title="predicted and measured")
     for title in ("predicted", "measured", "error"):

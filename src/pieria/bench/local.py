@@ -142,7 +142,9 @@ def measured(config: ModelConfig, loads: Sequence[Load], dtype: str, clock: Cloc
             drive(load, standing.replica.start(), standing.runner, clock, config.vocabulary, seed)
             for seed in range(RUNS)
         ][1:]
-        numbers = (median(getattr(t, name) for t in times) for name in ("throughput", "ttft", "itl"))
+        numbers = (
+            median(getattr(t, name) for t in times) for name in ("throughput", "ttft", "itl")
+        )
         found.append(Times(*numbers))
     standing.runner.close()
     return found

@@ -6,6 +6,7 @@ inner caches hold, as a model's weights are.
 """
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from itertools import product
 from statistics import median
@@ -28,9 +29,9 @@ from pieria.hardware import cpu, devices
 from pieria.hardware.spec import DeviceSpec
 from pieria.ops.sample import Draws
 from pieria.parallel.mesh import Mesh
-from pieria.plan.predict import Predictor
-from pieria.plan.precision import PRECISIONS
 from pieria.plan.practice import PIERIA
+from pieria.plan.precision import PRECISIONS
+from pieria.plan.predict import Predictor
 from pieria.plan.record import Attended, Chosen, Host, Moved, Products, Record
 from pieria.plan.recorded import RecordedTiming
 
@@ -93,9 +94,7 @@ class Recorder:
         return torch.empty(shape).uniform_(-1, 1).to(self.dtype)
 
 
-def record(
-    limits: DeviceSpec, dtype: str, clock: Clock, console: Console | None = None
-) -> Record:
+def record(limits: DeviceSpec, dtype: str, clock: Clock, console: Console | None = None) -> Record:
     """Of the processor, with all threads that serving uses; takes some minutes.
 
     limits: of the same machine, measured. Progress goes to `console`. ValueError if its kernels
@@ -135,10 +134,10 @@ def record(
             attended,
             chosen,
             moved,
-            Host(0.0, 0.0, 0.0, 0.0, 0.0, 0.0),
+            NOTHING,
         )
         host = _host(made, clock)
-    return Record(**{**vars(made), "host": host})
+    return replace(made, host=host)
 
 
 def _products(recorder: Recorder, dtype: str) -> Iterator[Products]:
@@ -155,7 +154,10 @@ def _products(recorder: Recorder, dtype: str) -> Iterator[Products]:
             ROWS,
             outers,
             inners,
-            tuple(tuple(tuple(curves[o, i][r] for i in inners) for o in outers) for r in range(len(ROWS))),
+            tuple(
+                tuple(tuple(curves[o, i][r] for i in inners) for o in outers)
+                for r in range(len(ROWS))
+            ),
         )
 
 
@@ -164,10 +166,11 @@ def _product(recorder: Recorder, op: str, outer: int, inner: int) -> list[float 
     copies = max(1, min(64, TURNS_BYTES // each))
     if op == "linear":
         weight = recorder.random(outer, inner)
-        singles = [ops.linear.pack(weight) for _ in range(copies)]
+        weights: list[Any] = [(ops.linear.pack(weight),) for _ in range(copies)]
     else:
         weight = recorder.random(outer // 2, inner)
-        pairs = [[ops.gated_linear.pack(weight) for _ in range(2)] for _ in range(copies)]
+        gate = ops.gated_linear.pack
+        weights = [(gate(weight), gate(weight)) for _ in range(copies)]
     found: list[float | None] = []
     for rows in ROWS:
         flops = 2 * rows * outer * inner
@@ -176,11 +179,14 @@ def _product(recorder: Recorder, op: str, outer: int, inner: int) -> list[float 
             continue
         x = recorder.random(rows, inner)
         count = max(1, min(copies, round(SAMPLE_FLOPS / flops)))
-        if op == "linear":
-            found.append(recorder.seconds(lambda i: ops.linear(x, singles[i % copies]), count))
-        else:
-            found.append(recorder.seconds(lambda i: ops.gated_linear(x, *pairs[i % copies]), count))
+        found.append(recorder.seconds(partial(_multiply, op, x, weights), count))
     return found
+
+
+def _multiply(op: str, x: Tensor, weights: Any, i: int) -> Tensor:
+    multiply = ops.linear if op == "linear" else ops.gated_linear
+    made: Tensor = multiply(x, *weights[i % len(weights)])
+    return made
 
 
 def _attended(recorder: Recorder) -> Iterator[Attended]:
@@ -276,16 +282,17 @@ def _moved(recorder: Recorder) -> Iterator[Moved]:
             "add": lambda i: x + y,
         }
         if tokens <= 32:
-            scores, keys = recorder.random(tokens, VOCABULARY), torch.zeros(tokens, dtype=torch.int64)
+            scores, keys = (
+                recorder.random(tokens, VOCABULARY),
+                torch.zeros(tokens, dtype=torch.int64),
+            )
             made["sample"] = lambda i: ops.sample(scores, Draws(keys))
         return made
 
     found: dict[str, list[tuple[float, float]]] = {}
     for tokens in (1, 4, 16, 64, 256, 1024, 2048):
         for name, call in calls(tokens).items():
-            found.setdefault(name, []).append(
-                (_bytes(name, tokens), recorder.seconds(call, 4))
-            )
+            found.setdefault(name, []).append((_bytes(name, tokens), recorder.seconds(call, 4)))
     for name, points in found.items():
         yield Moved(name, tuple(b for b, _ in points), tuple(s for _, s in points))
 
@@ -320,6 +327,20 @@ SMALL: dict[str, Any] = {
     "rms_norm_eps": 1e-5,
     "tie_word_embeddings": True,
 }
+ROUTED: dict[str, Any] = {
+    **SMALL,
+    "architectures": ["Qwen3MoeForCausalLM"],
+    "hidden_size": 512,
+    "intermediate_size": 1024,
+    "moe_intermediate_size": 256,
+    "num_experts": 16,
+    "num_experts_per_tok": 4,
+    "norm_topk_prob": True,
+    "num_attention_heads": 8,
+    "head_dim": 64,
+}
+"""Its experts are among `EXPERTS`, so that they are known."""
+NOTHING = Host(0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
 LAYERS = (2, 8)
 USERS = (1, 2, 4, 8, 16)
 PROMPTS = (8, 32, 128)
@@ -346,33 +367,46 @@ class _Noted:
 
 
 def _host(made: Record, clock: Clock) -> Host:
-    """What steps of small models take beyond their kernels: medians, and sums that fit them best."""
+    """What steps of small models take beyond their kernels: medians, and what fits them best."""
     replayed: list[tuple[Feature, float]] = []
     called: list[tuple[Feature, float]] = []
-    config = SchedulerConfig(enable_prefix_caching=False)
-    for layers in LAYERS:
-        model = described("the host's", {**SMALL, "num_hidden_layers": layers})
-        cache_tokens = 4 * max(USERS) * (max(PROMPTS) + 64)
-        standing = stand(model, made.dtype, config, cache_tokens)
-        timing = RecordedTiming(made)
-        predictor = Predictor(
-            model, Mesh(), timing, PRECISIONS[made.dtype], practice=PIERIA, page_tokens=PAGE_TOKENS
-        )
-        for users, prompt in product(USERS, PROMPTS):
-            noted = _Noted(standing.runner, clock)
-            load = Load("", users, 4, prompt, prompt, 12)
-            drive(load, standing.replica.start(), noted, clock, model.vocabulary, prompt)
-            beyond: dict[bool, list[float]] = {True: [], False: []}
-            steps = zip(noted.plans[1:], noted.ends, noted.ends[1:], strict=False)
-            for plan, before, end in steps:
-                singles = plan.tokens == len(plan.chunks)
-                beyond[singles].append(end - before - predictor(plan))
-            replayed.append(((1.0, users), median(beyond[True])))
-            calls = predictor.calls
-            features = (1.0, float(users), float(users * prompt), float(calls))
-            called.append((features, median(beyond[False])))
+    for layers, users, prompt in product(LAYERS, USERS, PROMPTS):
+        calls, singles, others = _beyond(made, SMALL, layers, users, prompt, clock)
+        replayed.append(((1.0, users), singles))
+        called.append(((1.0, users, users * prompt, calls), others))
+    start, each_start = _fitted(replayed)
     step, each, token, call = _fitted(called)
-    return Host(*_fitted(replayed), step, each, token, call)
+    host = Host(start, each_start, step, each, token, call, 0.0)
+    found = []
+    for layers, users in product(LAYERS, USERS):
+        known = replace(made, host=host)
+        _, singles, others = _beyond(known, ROUTED, layers, users, PROMPTS[0], clock)
+        found += [singles / layers, others / layers]
+    return replace(host, routed=max(0.0, median(found)))
+
+
+def _beyond(
+    made: Record, keys: dict[str, Any], layers: int, users: int, prompt: int, clock: Clock
+) -> tuple[int, float, float]:
+    """Calls of a step, and seconds of steps beyond their prediction, medians: of single tokens, and
+    of prompts.
+    """
+    model = described("the host's", {**keys, "num_hidden_layers": layers})
+    load = Load("", users, 4, prompt, prompt, 12)
+    standing = stand(model, made.dtype, HOST_SCHEDULER, load.cache_tokens)
+    timing = RecordedTiming(made, replays="num_experts" not in keys)
+    predictor = Predictor(
+        model, Mesh(), timing, PRECISIONS[made.dtype], practice=PIERIA, page_tokens=PAGE_TOKENS
+    )
+    noted = _Noted(standing.runner, clock)
+    drive(load, standing.replica.start(), noted, clock, model.vocabulary, prompt)
+    beyond: dict[bool, list[float]] = {True: [], False: []}
+    for plan, before, end in zip(noted.plans[1:], noted.ends, noted.ends[1:], strict=False):
+        beyond[plan.tokens == len(plan.chunks)].append(end - before - predictor(plan))
+    return predictor.calls, median(beyond[True]), median(beyond[False])
+
+
+HOST_SCHEDULER = SchedulerConfig(enable_prefix_caching=False)
 
 
 def _fitted(points: list[tuple[Feature, float]]) -> list[float]:

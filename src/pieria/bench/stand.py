@@ -58,13 +58,9 @@ def stand(
     pages = len(arranged.windows) * (-(-cache_tokens // PAGE_TOKENS))
     runner_config = RunnerConfig("-", dtype=dtype, block_size=PAGE_TOKENS)
     states = 4 * scheduler.max_num_seqs if any(s.state for s in arranged.specs) else 0
-    caches = allocate(
-        arranged, range(len(arranged.specs)), pages, states, PAGE_TOKENS, device
-    )
+    caches = allocate(arranged, range(len(arranged.specs)), pages, states, PAGE_TOKENS, device)
     steps = captured(model, caches, arranged.tables, runner_config, scheduler, CONTEXT, device)
-    runner = DeviceRunner(
-        model, caches, arranged.tables, PAGE_TOKENS, device.torch_device, steps
-    )
+    runner = DeviceRunner(model, caches, arranged.tables, PAGE_TOKENS, device.torch_device, steps)
     replica = Replica(scheduler, pages, PAGE_TOKENS, CONTEXT, arranged.windows, states)
     return Standing(runner, replica)
 
@@ -79,7 +75,9 @@ def _fill(model: Decoder) -> None:
         if like.ndim == 1:
             made = torch.ones(like.shape, dtype=like.dtype)
         else:
-            made = torch.empty(like.shape, dtype=like.dtype).normal_(0.0, SCALE, generator=generator)
+            made = torch.empty(like.shape, dtype=like.dtype).normal_(
+                0.0, SCALE, generator=generator
+            )
         setattr(module, kind, nn.Parameter(made, requires_grad=False))
     for name, buffer in model.named_buffers():
         setattr(model, name, buffer.to("cpu"))

@@ -42,7 +42,7 @@ class Point:
 
 @dataclass(frozen=True)
 class Summary:
-    """Of those that were predicted: absolute errors' median and worst, and the median with signs."""
+    """Of those that were predicted: absolute errors' median and worst, and the signed median."""
 
     name: str
     rows: int

@@ -24,6 +24,8 @@ def register(commands: Any) -> None:
     checked = _add(kinds, check)
     checked.add_argument("design", type=Path, metavar="DESIGN.yaml", help="see examples/")
     checked.add_argument("--json", action="store_true", help="an object a line of the table")
+    claimed = _add(kinds, claims)
+    claimed.add_argument("--json", action="store_true", help="the same as an object")
     from pieria.config import add_arguments
     from pieria.plan.serve_options import (
         EngineOptions,
@@ -57,6 +59,30 @@ def check(options: argparse.Namespace) -> int:
             table.add_row(line.subject, line.asked, line.found, line.verdict, line.source)
         Console(width=_width()).print(table)
     return int(any(line.verdict == "not met" for line in lines))
+
+
+def claims(options: argparse.Namespace) -> int:
+    """Hold what is said of the MTT S5000 against predictions of it and of other cards."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from pieria.plan import show_claims
+    from pieria.plan.claims import claims
+
+    with Progress(console=Console(stderr=True), transient=True) as bars:
+        task = bars.add_task("")
+        found = claims(
+            progress=lambda what, number, total: bars.update(
+                task, description=what, completed=number, total=total
+            )
+        )
+    if options.json:
+        print(json.dumps(asdict(found), indent=2))
+        return 0
+    console = Console(width=_width())
+    for table in show_claims.tables(found):
+        console.print(table)
+    return 0
 
 
 def serve(options: argparse.Namespace) -> int:

@@ -65,9 +65,7 @@ class Collectives:
         self._table = load(SYSTEMS[self.like])["comm_nccl"]
         self._curves: dict[tuple[str, int], Curve] = {}
 
-    def seconds(
-        self, op: str, size: Any, ranks: int, stride: int = 1, copies: int = 1
-    ) -> Any:
+    def seconds(self, op: str, size: Any, ranks: int, stride: int = 1, copies: int = 1) -> Any:
         """Of one collective over `ranks` cards, `stride` apart. copies: see `work.Exchange`.
 
         size: bytes a rank has before an all-reduce, an all-to-all, a broadcast or a send, and after

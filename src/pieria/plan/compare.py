@@ -20,7 +20,6 @@ from pieria.plan.routing import ROUTINGS
 from pieria.plan.runs import Run
 from pieria.plan.timing import Timing
 
-
 LARGE_MISS = 0.3
 """Of an error that is given a reason."""
 
@@ -56,9 +55,9 @@ def _compared(row: Row) -> Point:
     except ValueError as error:
         return replace(made, reason=str(error))
     made = replace(made, predicted=found.value, saturated=found.saturated)
-    error = made.error
-    assert error is not None
-    if abs(error) <= LARGE_MISS:
+    miss = made.error
+    assert miss is not None
+    if abs(miss) <= LARGE_MISS:
         return made
     return replace(made, reason="; ".join((*_doubts(row, found), *found.doubts)))
 
@@ -234,7 +233,9 @@ def _served(setting: Setting, users: int) -> tuple[Served, tuple[str, ...]]:
     doubts = list(predictor.notes)
     if isinstance(predictor.timing, Timing) and not predictor.timing.surfaces.is_measured:
         like = predictor.timing.surfaces.like
-        doubts.append(f"operators of this card were not measured: it is given the {like}'s utilisation")
+        doubts.append(
+            f"operators of this card were not measured: it is given the {like}'s utilisation"
+        )
     return replace(served, tokens_per_second=served.tokens_per_second * apart), tuple(doubts)
 
 
@@ -246,5 +247,7 @@ def _cache_tokens(predictor: Predictor, share: float) -> float:
     free = total - memory.weights
     room = share * free - memory.activations - memory.buffers
     if room <= 0:
-        raise ValueError(f"{memory.weights / 1e9:.0f} GB of weights on a card of {total / 1e9:.0f} GB")
+        raise ValueError(
+            f"{memory.weights / 1e9:.0f} GB of weights on a card of {total / 1e9:.0f} GB"
+        )
     return room / (memory.need.page * len(memory.need.windows) / predictor.page_tokens)

@@ -7,6 +7,7 @@ efficiency is such a row's, so links are taken to be perfect before the factor.
 """
 
 import csv
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from importlib.resources import files
 from statistics import median
@@ -57,8 +58,12 @@ def operators(device: str) -> list[Operator]:
     folder = files("pieria.plan") / "measured"
     file = folder / f"{name}.csv"
     if not file.is_file():
-        known = sorted(f.name.removesuffix(".csv") for f in folder.iterdir() if f.name.endswith(".csv"))
-        raise ValueError(f"no measured operators of {device!r}; there are those of {', '.join(known)}")
+        known = sorted(
+            f.name.removesuffix(".csv") for f in folder.iterdir() if f.name.endswith(".csv")
+        )
+        raise ValueError(
+            f"no measured operators of {device!r}; there are those of {', '.join(known)}"
+        )
     with file.open(encoding="utf-8") as lines:
         return [
             Operator(
@@ -81,11 +86,17 @@ def compare(device: str) -> list[Point]:
     """Every operator by the others."""
     found = operators(device)
     cluster = _perfect(catalog.cluster(catalog.counted(device)[0]))
-    alike = [_rate(row, cluster) for row in found]
+    timings = {
+        name: Timing(cluster, PRECISIONS[name], BALANCED, ENGINE)
+        for name in {_precision(row) for row in found}
+    }
+    alike = [_rate(row, timings[_precision(row)]) for row in found]
     points = []
     for i, row in enumerate(found):
         others = [j for j, other in enumerate(found) if j != i and other.group == row.group]
-        factor = median(found[j].rate * _scale(found[j]) / alike[j] for j in others) if others else 1.0
+        factor = (
+            median(found[j].rate * _scale(found[j]) / alike[j] for j in others) if others else 1.0
+        )
         predicted = alike[i] * factor / _scale(row)
         predicted = min(predicted, _floor(row, [*found[:i], *found[i + 1 :]]))
         is_large = abs(predicted / row.rate - 1) > LARGE_MISS
@@ -109,7 +120,7 @@ def _scale(row: Operator) -> float:
 
 
 def _floor(row: Operator, others: list[Operator]) -> float:
-    """The most a product's rate can be if it takes as long as the shortest of the others at least."""
+    """A product's most, where it takes at least as long as the shortest of the others."""
     if row.kind != "product":
         return float("inf")
     products = [other for other in others if other.kind == "product"]
@@ -122,19 +133,20 @@ def _flops(row: Operator) -> float:
     return 2 * m * n * k
 
 
-def _rate(row: Operator, cluster: ClusterSpec) -> float:
+def _precision(row: Operator) -> str:
+    return PRECISION.get(row.dtype, row.dtype) or "bfloat16"
+
+
+def _rate(row: Operator, timing: Timing) -> float:
     """Flops or bytes a second with the utilisation of another device."""
+    device = timing.cluster.device
     if row.kind == "stream":
         (size,) = map(float, row.shape)
-        bandwidth = cluster.device.bandwidth
-        assert bandwidth is not None
-        return float(size / stream_seconds(size, bandwidth.value))
+        assert device.bandwidth is not None
+        return float(size / stream_seconds(size, device.bandwidth.value))
     if row.kind == "exchange":
         op, ranks, size = row.shape[0], int(row.shape[1]), float(row.shape[2])
-        timing = Timing(cluster, PRECISIONS["bfloat16"], BALANCED, ENGINE)
         return BUS[op](ranks) * size / float(timing.collectives.seconds(op, size, ranks))
-    precision = PRECISIONS[PRECISION.get(row.dtype, row.dtype)]
-    timing = Timing(cluster, precision, BALANCED, ENGINE)
     if row.kind == "attention":
         batch, heads, tokens, size = map(int, row.shape)
         work = Attention("", heads, heads, size, size, None, (tokens,) * batch, (tokens,) * batch)
@@ -144,13 +156,13 @@ def _rate(row: Operator, cluster: ClusterSpec) -> float:
     m, n, k = map(int, row.shape)
     rate = _flops(row) / float(timing.of(Product("", m, k, n, 1, "layer")).seconds)
     if row.dtype == "tfloat32":
-        peaks = [cluster.device.peak(dtype) for dtype in ("tfloat32", "bfloat16")]
+        peaks = [device.peak(dtype) for dtype in ("tfloat32", "bfloat16")]
         assert peaks[0] and peaks[1]
         rate *= peaks[0].value / peaks[1].value
     return rate
 
 
-BUS = {
+BUS: dict[str, Callable[[int], float]] = {
     "all_reduce": lambda n: 2 * (n - 1) / n,
     "all_gather": lambda n: (n - 1) / n,
     "reduce_scatter": lambda n: (n - 1) / n,

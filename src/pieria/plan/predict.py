@@ -11,6 +11,7 @@ their chunks, nor time: it says how long a step takes, and somebody's clock adva
 """
 
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from operator import attrgetter
 from typing import Any
 
@@ -112,7 +113,7 @@ class Predictor:
         dtype: torch.dtype = getattr(torch, precision.dtype)
         ranks = [i * self.mesh.size // self.mesh.pp for i in range(self.mesh.pp)]
         self.stages = tuple(
-            Traced(config, replace(self.mesh, rank=rank), dtype, page_tokens) for rank in ranks
+            _traced(config, replace(self.mesh, rank=rank), dtype, page_tokens) for rank in ranks
         )
         self.layout: Layout = self.stages[0].layout
         self._keeps_states = any(spec.state for spec in self.layout.specs)
@@ -121,7 +122,7 @@ class Predictor:
             for stage in self.stages
         )
         self._compiled = tuple(
-            _Stage(terms(stage, self.spread, practice.fuses), self.timing) for stage in self.stages
+            _Stage(_terms(stage, self.spread, practice.fuses), self.timing) for stage in self.stages
         )
 
     def __call__(self, plan: StepPlan) -> float:
@@ -264,6 +265,17 @@ class _Stage:
             took = self.timing.of(term.at(features)).seconds
             sums[isinstance(term.work, Exchange)] += term.count * took
         return sums[0].tolist(), sums[1].tolist()
+
+
+@lru_cache(maxsize=16)
+def _traced(config: ModelConfig, mesh: Mesh, dtype: torch.dtype, page_tokens: int) -> Traced:
+    """The same for all devices."""
+    return Traced(config, mesh, dtype, page_tokens)
+
+
+@lru_cache(maxsize=32)
+def _terms(stage: Traced, spread: Spread, fuses: bool) -> tuple[Term, ...]:
+    return terms(stage, spread, fuses)
 
 
 def is_nothing(work: Work) -> bool:

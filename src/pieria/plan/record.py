@@ -1,4 +1,4 @@
-"""What operators and the host take on a machine at hand: the table that `bench ops --record` writes.
+"""What operators and the host take on a machine at hand, as `bench ops --record` writes it.
 
 Knows the table's form and its file. Does not measure, and does not predict: `recorded` does.
 """
@@ -67,6 +67,7 @@ class Host:
 
     replayed, replayed_each: of a step that is replayed, and of each request in it. step, each,
     token: of any other step, and of each request and token in it. call: of each of its calls.
+    routed: beyond that, of each layer with experts.
     """
 
     replayed: float
@@ -75,6 +76,7 @@ class Host:
     each: float
     token: float
     call: float
+    routed: float
 
 
 @dataclass(frozen=True)
@@ -107,8 +109,12 @@ def load(path: Path) -> Record:
     try:
         text = path.read_bytes()
     except OSError as error:
-        raise ValueError(f"{path}: {error.strerror}; `pieria bench ops --record` writes it") from error
+        raise ValueError(
+            f"{path}: {error.strerror}; `pieria bench ops --record` writes it"
+        ) from error
     try:
         return msgspec.json.decode(text, type=Record)
     except msgspec.DecodeError as error:
-        raise ValueError(f"{path} is not a table of `pieria bench ops --record`: {error}") from error
+        raise ValueError(
+            f"{path} is not a table of `pieria bench ops --record`: {error}"
+        ) from error

@@ -71,7 +71,9 @@ class RecordedTiming:
         """As `Timing.run` has it: a processor launches nothing beside what it computes."""
         host = self.record.host
         if singles and self.replays:
-            extra = [("the host, around a recorded step", host.replayed + requests * host.replayed_each)]
+            extra = [
+                ("the host, around a recorded step", host.replayed + requests * host.replayed_each)
+            ]
         else:
             around = host.step + requests * host.each + tokens * host.token
             extra = [("calls", self.launches(kernels)), ("the host, around a step", around)]
@@ -79,7 +81,8 @@ class RecordedTiming:
 
     def spans(self, work: Spans) -> "RecordedSpans":
         shape = replace(work, queries=(), contexts=())
-        return self._once(shape, lambda: RecordedSpans(self, shape))
+        made: RecordedSpans = self._once(shape, lambda: RecordedSpans(self, shape))
+        return made
 
     def _product(self, work: Product) -> Any:
         wanted = "gated_linear" if work.gated else "linear"
@@ -91,7 +94,9 @@ class RecordedTiming:
 
     def _least(self, rows: Any, outer: Any, inner: Any, dtype: str) -> Any:
         width = 4 if dtype == "float32" else 2
-        return self.roof(2.0 * rows * outer * inner, width * (outer * inner + rows * (outer + inner)))
+        return self.roof(
+            2.0 * rows * outer * inner, width * (outer * inner + rows * (outer + inner))
+        )
 
     def roof(self, flops: Any, size: Any) -> Any:
         """The sum, for a processor's threads compute and wait in turns; it is only a shape."""
@@ -103,19 +108,24 @@ class RecordedTiming:
             self.note(f"{op} in {dtype}: as in {self.record.dtype}")
             found = next(p for p in self.record.products if p.op == op)
         axes = tuple(np.array(axis, float) for axis in (found.rows, found.outer, found.inner))
-        least = self._least(*np.meshgrid(*axes, indexing="ij"), dtype)
+        rows, outer, inner = np.meshgrid(*axes, indexing="ij")
+        least = self._least(rows, outer, inner, dtype)
         return Grid(axes, least / np.array(found.seconds, float))
 
     def _experts(self, work: Experts) -> Any:
         sizes = work.hidden, work.size, work.top, work.here, work.total
 
         def distance(one: Chosen) -> float:
-            pairs = zip((one.hidden, one.size, one.top, one.total), (*sizes[:3], work.total), strict=True)
+            pairs = zip(
+                (one.hidden, one.size, one.top, one.total), (*sizes[:3], work.total), strict=True
+            )
             return float(sum(abs(np.log2(a / b)) for a, b in pairs))
 
         like = min(self.record.chosen, key=distance)
         if distance(like):
-            self.note(f"experts {sizes} (hidden, size, top, here, total): as {like.top} of {like.total}")
+            self.note(
+                f"experts {sizes} (hidden, size, top, here, total): as {like.top} of {like.total}"
+            )
         found = like.hidden, like.size, like.top, like.total, like.total
 
         def make() -> Grid:
@@ -128,7 +138,7 @@ class RecordedTiming:
         flops, moved = experts_cost(tokens, sizes, self.width, self.width, BALANCED)
         # Utilisation depends on the rows that an expert gets.
         alike = (work.top / work.total) / (like.top / like.total)
-        return self.roof(flops, moved) / grid(tokens * alike)
+        return self.roof(flops, moved) / grid(tokens * alike) + self.record.host.routed
 
     def _stream(self, work: Stream) -> Any:
         curves = {curve.op: curve for curve in self.record.moved}
@@ -164,25 +174,36 @@ class RecordedSpans:
         work, timing = self.work, self.timing
 
         def distance(one: Attended) -> float:
-            pairs = ((one.heads, work.heads), (one.groups, work.groups), (one.size, work.k_size))
             # How many query heads share keys decides what a kernel can reuse.
-            pairs += ((one.heads / one.groups, work.heads / work.groups),)
+            pairs = (
+                (one.heads, work.heads),
+                (one.groups, work.groups),
+                (one.size, work.k_size),
+                (one.heads / one.groups, work.heads / work.groups),
+            )
             return float(sum(abs(np.log2(a / b)) for a, b in pairs))
 
         like = min((a for a in timing.record.attended if a.phase == phase), key=distance)
         if distance(like):
             shape = work.heads, work.groups, work.k_size
-            timing.note(f"{phase} attention {shape} (heads, key heads, size): as {like.heads}, {like.groups}, {like.size}")
+            timing.note(
+                f"{phase} attention {shape} (heads, key heads, size): as"
+                f" {(like.heads, like.groups, like.size)}"
+            )
         axes = np.array(like.requests, float), np.array(like.context, float)
         requests, context = np.meshgrid(*axes, indexing="ij")
         if phase == "context":
             queries, pairs = requests * context, requests * context * (context + 1) / 2
         else:
             queries, pairs = requests, requests * context
-        least = self._least(like.heads, like.groups, 2 * like.size, queries, pairs, requests * context)
+        least = self._least(
+            like.heads, like.groups, 2 * like.size, queries, pairs, requests * context
+        )
         return Grid(axes, least / np.array(like.seconds, float))
 
-    def _least(self, heads: int, groups: int, sizes: int, queries: Any, pairs: Any, read: Any) -> Any:
+    def _least(
+        self, heads: int, groups: int, sizes: int, queries: Any, pairs: Any, read: Any
+    ) -> Any:
         flops = 2.0 * heads * sizes * pairs
         moved = self.timing.width * sizes * (groups * read + heads * queries)
         return self.timing.roof(flops, moved)

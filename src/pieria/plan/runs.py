@@ -72,7 +72,7 @@ of single tokens are replayed up to 8192; models with experts run with enable_at
 
 
 def run(row: Row) -> Run:
-    """ValueError if the row says no lengths, or lengths for which no number of requests is known."""
+    """ValueError if the row says no lengths, or some of which no number of requests is known."""
     if row.seq_in is None or row.seq_out is None:
         raise ValueError(f"{row.metric} without the lengths of prompts and answers")
     if row.batch.startswith("max"):

@@ -83,6 +83,6 @@ def room(pool: Pool, context: int, share: float = 0.9) -> int:
 
 
 WIDE = replace(SGLANG, name="wide", grouped=True, overlap=1.0)
-"""Experts over many cards: DeepGEMM's grouped products, and two batches, one of which computes while
-the other exchanges (lmsys.org, 2025-05-05: DeepEP, DeepGEMM, two-batch overlap).
+"""Experts over many cards: DeepGEMM's grouped products, and two batches, of which one computes
+while the other exchanges (lmsys.org, 2025-05-05: DeepEP, DeepGEMM, two-batch overlap).
 """
