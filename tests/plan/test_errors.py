@@ -1,26 +1,30 @@
 """The table of errors: medians by hand, and the one that comes with the package."""
 
-from pieria.plan.compare import Compared
+from pieria.plan.accuracy import Point
 from pieria.plan.errors import ErrorRow, machine_of, stored, summed
-from pieria.plan.published import Row
 
 
-def row(metric: str, hardware: str, value: float) -> Row:
-    return Row(
-        *("inference", "some", hardware, 8, "TP8", "bf16", "conc 1", 1, 1),
-        *(metric, value, "ms", "a page"),
-    )
+def point(
+    metric: str,
+    hardware: str,
+    measured: float,
+    predicted: float | None,
+    reason: str = "",
+    saturated: bool = False,
+) -> Point:
+    what = {"hardware": hardware}
+    return Point(what, metric, "ms", measured, predicted, reason, saturated=saturated)
 
 
 def test_sizes_medians_and_bias() -> None:
     found = summed(
         [
-            Compared(row("tpot", "h100_sxm", 100.0), 110.0),
-            Compared(row("tpot", "H100-80GB 8x node", 100.0), 80.0),
-            Compared(row("tpot", "h100_sxm", 10.0), 10.5),
-            Compared(row("tpot", "h100_sxm", 10.0), None, "no such model"),
-            Compared(row("tpot", "h100_sxm", 10.0), 20.0, saturated=True),
-            Compared(row("samples_per_s", "h200", 10.0), None, "not predicted"),
+            point("tpot", "h100_sxm", 100.0, 110.0),
+            point("tpot", "H100-80GB 8x node", 100.0, 80.0),
+            point("tpot", "h100_sxm", 10.0, 10.5),
+            point("tpot", "h100_sxm", 10.0, None, "no such model"),
+            point("tpot", "h100_sxm", 10.0, 20.0, saturated=True),
+            point("samples_per_s", "h200", 10.0, None, "not predicted"),
         ]
     )
     assert found == (

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from importlib.resources import files
 from statistics import median
 
-from pieria.plan.compare import Compared
+from pieria.plan.accuracy import Point
 
 FILE = "published_errors.json"
 
@@ -50,12 +50,12 @@ def stored() -> tuple[ErrorRow, ...]:
     return tuple(ErrorRow(**row) for row in json.loads(text))
 
 
-def summed(compared: Sequence[Compared]) -> tuple[ErrorRow, ...]:
+def summed(compared: Sequence[Point]) -> tuple[ErrorRow, ...]:
     """The table of these rows; those with most predictions first."""
     groups: dict[tuple[str, str, bool], list[float | None]] = {}
     for one in compared:
-        metric = METRICS.get(one.row.metric, "others")
-        machine = machine_of(one.row.hardware) if metric != "others" else ""
+        metric = METRICS.get(one.metric, "others")
+        machine = machine_of(one.what["hardware"]) if metric != "others" else ""
         groups.setdefault((metric, machine, one.saturated), []).append(one.error)
     found = [_row(*key, errors) for key, errors in groups.items()]
     return tuple(sorted(found, key=lambda row: (-row.predicted, row.metric, row.machine)))

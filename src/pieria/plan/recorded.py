@@ -18,7 +18,7 @@ from pieria.plan.spans import Span
 from pieria.plan.surfaces import experts_cost
 from pieria.plan.tables import Grid
 from pieria.plan.timing import Seconds
-from pieria.plan.work import Attention, Exchange, Experts, Latents, Product, Spans, Stream, Work
+from pieria.plan.work import Exchange, Experts, Latents, Product, Spans, Stream, Work
 
 
 @dataclass
@@ -41,16 +41,20 @@ class RecordedTiming:
         """ValueError for an exchange: one machine was recorded."""
         source = f"recorded on {self.record.machine}"
         if isinstance(work, Product):
-            return Seconds(self._product(work), source)
+            dtype = "float32" if work.place == "wide" else self.record.dtype
+            cost = _product_cost(work.rows, work.outer * work.parts, work.inner, dtype)
+            return Seconds(self._product(work, dtype), source, *cost, dtype)
         if isinstance(work, Experts):
-            return Seconds(self._experts(work), source)
+            sizes = work.hidden, work.size, work.top, work.here, work.total
+            cost = experts_cost(work.tokens, sizes, self.width, self.width, BALANCED)
+            return Seconds(self._experts(work), source, *cost, self.record.dtype)
         if isinstance(work, Stream):
-            return Seconds(self._stream(work), source)
+            return Seconds(self._stream(work), source, work.flops, work.bytes)
         if isinstance(work, Exchange):
             raise ValueError(f"{work.op} over {work.ranks} ranks: one machine was recorded")
-        window = work.window if isinstance(work, Attention) else None
-        span = Span.of(work.queries, work.contexts, window)
-        return Seconds(self.spans(work).seconds(span), source)
+        timer = self.spans(work)
+        span = Span.of(work.queries, work.contexts, timer.window)
+        return Seconds(timer.seconds(span), source, *timer.cost(span), self.record.dtype)
 
     def kernels(self, work: Work) -> int:
         """Each call is one of Python's."""
@@ -84,19 +88,13 @@ class RecordedTiming:
         made: RecordedSpans = self._once(shape, lambda: RecordedSpans(self, shape))
         return made
 
-    def _product(self, work: Product) -> Any:
+    def _product(self, work: Product, dtype: str) -> Any:
         wanted = "gated_linear" if work.gated else "linear"
-        dtype = "float32" if work.place == "wide" else self.record.dtype
         rows = np.maximum(work.rows, 1)
         outer = work.outer * work.parts
         grid = self._once((wanted, dtype), lambda: self._products(wanted, dtype))
-        return self._least(rows, outer, work.inner, dtype) / grid(rows, outer, work.inner)
-
-    def _least(self, rows: Any, outer: Any, inner: Any, dtype: str) -> Any:
-        width = 4 if dtype == "float32" else 2
-        return self.roof(
-            2.0 * rows * outer * inner, width * (outer * inner + rows * (outer + inner))
-        )
+        least = self.roof(*_product_cost(rows, outer, work.inner, dtype))
+        return least / grid(rows, outer, work.inner)
 
     def roof(self, flops: Any, size: Any) -> Any:
         """The sum, for a processor's threads compute and wait in turns; it is only a shape."""
@@ -109,7 +107,7 @@ class RecordedTiming:
             found = next(p for p in self.record.products if p.op == op)
         axes = tuple(np.array(axis, float) for axis in (found.rows, found.outer, found.inner))
         rows, outer, inner = np.meshgrid(*axes, indexing="ij")
-        least = self._least(rows, outer, inner, dtype)
+        least = self.roof(*_product_cost(rows, outer, inner, dtype))
         return Grid(axes, least / np.array(found.seconds, float))
 
     def _experts(self, work: Experts) -> Any:
@@ -157,6 +155,12 @@ class RecordedTiming:
         return self._made[key]
 
 
+def _product_cost(rows: Any, outer: Any, inner: Any, dtype: str) -> tuple[Any, Any]:
+    """(flops, bytes)."""
+    width = 4 if dtype == "float32" else 2
+    return 2.0 * rows * outer * inner, width * (outer * inner + rows * (outer + inner))
+
+
 class RecordedSpans:
     """Attention of one shape, as `SpanTimer` gives it for cards."""
 
@@ -196,34 +200,47 @@ class RecordedSpans:
             queries, pairs = requests * context, requests * context * (context + 1) / 2
         else:
             queries, pairs = requests, requests * context
-        least = self._least(
-            like.heads, like.groups, 2 * like.size, queries, pairs, requests * context
-        )
+        read = requests * context
+        cost = self._cost(like.heads, like.groups, 2 * like.size, queries, pairs, read)
+        least = timing.roof(*cost)
         return Grid(axes, least / np.array(like.seconds, float))
 
-    def _least(
+    def _cost(
         self, heads: int, groups: int, sizes: int, queries: Any, pairs: Any, read: Any
-    ) -> Any:
-        flops = 2.0 * heads * sizes * pairs
+    ) -> tuple[Any, Any]:
+        """(flops, bytes) over pairs of queries and keys, of which `read` are read."""
         moved = self.timing.width * sizes * (groups * read + heads * queries)
-        return self.timing.roof(flops, moved)
+        return 2.0 * heads * sizes * pairs, moved
+
+    def cost(self, span: Span) -> tuple[float, float]:
+        """(flops, bytes) of all requests of a step."""
+        flops, moved = self._singles(span)
+        if span.prompts:
+            more = self._prompts(span.prompts)
+            return float(flops + more[0]), float(moved + more[1])
+        return float(flops), float(moved)
 
     def seconds(self, span: Span) -> float:
         """Of all requests of a step."""
-        work = self.work
-        sizes = work.k_size + work.v_size
         seconds = 0.0
         if span.singles:
-            least = self._least(work.heads, work.groups, sizes, span.singles, span.seen, span.seen)
+            least = self.timing.roof(*self._singles(span))
             seconds = least / self.generation.at(span.singles, span.context / span.singles)
         if span.prompts:
-            seconds += self._prompts(span.prompts, sizes)
+            flops, moved, pairs = self._prompts(span.prompts)
+            alike = max(1.0, sqrt(2 * pairs / len(span.prompts)))
+            seconds += self.timing.roof(flops, moved) / self.context.at(len(span.prompts), alike)
         return float(seconds)
 
-    def _prompts(self, prompts: Sequence[tuple[int, int]], sizes: int) -> float:
-        work, window = self.work, self.window
-        pairs = sum(visible_pairs(q, s, window) for q, s in prompts)
+    def _singles(self, span: Span) -> tuple[Any, Any]:
+        work = self.work
+        sizes = work.k_size + work.v_size
+        return self._cost(work.heads, work.groups, sizes, span.singles, span.seen, span.seen)
+
+    def _prompts(self, prompts: Sequence[tuple[int, int]]) -> tuple[Any, Any, float]:
+        """(flops, bytes, pairs)."""
+        work = self.work
+        pairs = sum(visible_pairs(q, s, self.window) for q, s in prompts)
         queries, read = sum(q for q, _ in prompts), sum(s for _, s in prompts)
-        alike = max(1.0, sqrt(2 * pairs / len(prompts)))
-        least = self._least(work.heads, work.groups, sizes, queries, pairs, read)
-        return float(least / self.context.at(len(prompts), alike))
+        sizes = work.k_size + work.v_size
+        return *self._cost(work.heads, work.groups, sizes, queries, pairs, read), pairs
