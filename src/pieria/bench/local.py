@@ -9,12 +9,10 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
-import torch
-
 from pieria.bench.drive import Load, Times, drive
-from pieria.bench.stand import PAGE_TOKENS, described, stand
+from pieria.bench.stand import PAGE_TOKENS, described, records, stand
 from pieria.clock import Clock
-from pieria.engine.plan import Chunk, ChunkResult, Draw
+from pieria.engine.plan import Chunk, ChunkResult
 from pieria.engine.scheduler import SchedulerConfig
 from pieria.models.config import ModelConfig
 from pieria.parallel.mesh import Mesh
@@ -25,7 +23,6 @@ from pieria.plan.predict import Predictor
 from pieria.plan.record import Record
 from pieria.plan.recorded import RecordedTiming
 from pieria.plan.replica import PredictedRunner, Replica, VirtualTime
-from pieria.plan.trace import Glue, Traced
 
 COMMON = {"max_position_embeddings": 8192, "rms_norm_eps": 1e-5, "rope_theta": 10000.0}
 MODELS: dict[str, dict[str, Any]] = {
@@ -122,14 +119,6 @@ def predicted(config: ModelConfig, load: Load, record: Record) -> tuple[Times, P
 
 def _token(chunk: Chunk) -> ChunkResult:
     return ChunkResult(chunk.request, None if chunk.draw is None else 0)
-
-
-def records(config: ModelConfig, dtype: str) -> bool:
-    """Whether a step of one token each can be replayed: nothing in it happens between ops."""
-    traced = Traced(config, Mesh(), getattr(torch, dtype), PAGE_TOKENS)
-    pages = ((0,),) * len(traced.layout.windows)
-    chunk = Chunk("", 1, (0,), pages, draw=Draw(2, 0))
-    return not any(isinstance(call, Glue) for part in traced.step([chunk]) for call in part)
 
 
 def measured(config: ModelConfig, loads: Sequence[Load], dtype: str, clock: Clock) -> list[Times]:

@@ -14,6 +14,7 @@ from pieria import ops
 from pieria.engine.device_runner import DeviceRunner
 from pieria.engine.layout import layout
 from pieria.engine.place import allocate, captured, use_threads
+from pieria.engine.plan import Chunk, Draw
 from pieria.engine.runner_config import RunnerConfig
 from pieria.engine.scheduler import SchedulerConfig
 from pieria.hardware import cpu, devices
@@ -23,6 +24,7 @@ from pieria.models.keys import Keys
 from pieria.models.registry import model_config
 from pieria.parallel.mesh import Mesh
 from pieria.plan.replica import Replica
+from pieria.plan.trace import Glue, Traced
 
 PAGE_TOKENS = 16
 CONTEXT = 4096
@@ -81,3 +83,11 @@ def _fill(model: Decoder) -> None:
         setattr(module, kind, nn.Parameter(made, requires_grad=False))
     for name, buffer in model.named_buffers():
         setattr(model, name, buffer.to("cpu"))
+
+
+def records(config: ModelConfig, dtype: str) -> bool:
+    """Whether a step of one token each can be replayed: nothing in it happens between ops."""
+    traced = Traced(config, Mesh(), getattr(torch, dtype), PAGE_TOKENS)
+    pages = ((0,),) * len(traced.layout.windows)
+    chunk = Chunk("", 1, (0,), pages, draw=Draw(2, 0))
+    return not any(isinstance(call, Glue) for part in traced.step([chunk]) for call in part)
