@@ -21,6 +21,18 @@ using i32 = int32_t __attribute__((vector_size(64)));
 using u32 = uint32_t __attribute__((vector_size(64)));
 using u16 = uint16_t __attribute__((vector_size(32)));
 
+// What a register holds of an f32. Compilers keep what is wider in memory, which sums that are
+// added to in every step must not be.
+#if defined(__AVX512F__)
+constexpr int REGISTER = 16;
+#elif defined(__AVX__)
+constexpr int REGISTER = 8;
+#else
+constexpr int REGISTER = 4;
+#endif
+using lanes = float __attribute__((vector_size(REGISTER * sizeof(float))));
+using lane_bits = uint32_t __attribute__((vector_size(REGISTER * sizeof(float))));
+
 struct bf16 {
     uint16_t bits;
 };
@@ -154,6 +166,27 @@ inline void store(f16* to, f32 v) {
 #else
     for (int i = 0; i < LANES; ++i) to[i] = narrow<f16>(v[i]);
 #endif
+}
+
+// A vector of any length.
+template <class V>
+inline V load_as(const float* from) {
+    return load_vector<V>(from);
+}
+template <class V>
+inline V load_as(const f16* from) {
+    if constexpr (sizeof(V) == sizeof(f32)) {
+        return load(from);
+#if defined(__F16C__)
+    } else if constexpr (sizeof(V) == 32) {
+        return reinterpret_cast<V>(
+            _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from))));
+#endif
+    } else {
+        V v;
+        for (size_t i = 0; i < sizeof(V) / sizeof(float); ++i) v[i] = widen(from[i]);
+        return v;
+    }
 }
 
 // The first `count` lanes, the others 0.

@@ -4,18 +4,25 @@
 // bits do not depend on how many rows are computed beside it.
 #pragma once
 
+#include <type_traits>
+
 #include "simd.h"
 
 namespace pieria {
 
-// Rows of a tile at most, for two vectors of columns: accumulators that fit into registers.
+// Rows of a tile at most, and accumulators at once, so that they fit into registers.
 #if defined(__AVX512F__)
-constexpr int MAX_ROWS = 14;
-#elif defined(__AVX2__)
-constexpr int MAX_ROWS = 3;
+constexpr int MAX_ROWS = 14, ACCUMULATORS = 28;
 #else
-constexpr int MAX_ROWS = 2;
+constexpr int MAX_ROWS = 6, ACCUMULATORS = 12;
 #endif
+
+// How many of a tile's `all` registers of columns are gone through at once.
+constexpr int width_of(int rows, int all) {
+    int width = all;
+    while (width > 1 && rows * width > ACCUMULATORS) width /= 2;
+    return width;
+}
 
 // How many tiles share `rows`, evenly: a tile of few rows is slow.
 inline int64_t tiles_of(int64_t rows) { return (rows + MAX_ROWS - 1) / MAX_ROWS; }
@@ -28,8 +35,14 @@ struct Single {
     static constexpr int DEPTH = 1;  // elements along k in a step
     static constexpr int PARTS = 1;  // that it is done in
     static A join(T x) { return widen(x); }
-    static f32 read(const B* b, int) { return load(b); }
-    static f32 multiply_add(f32 c, A a, f32 b, int) { return a * b + c; }
+    template <class V = f32>
+    static V read(const B* b, int) {
+        return load_as<V>(b);
+    }
+    template <class V>
+    static V multiply_add(V c, A a, V b, int) {
+        return a * b + c;
+    }
 };
 
 #if defined(__AVX512BF16__)
@@ -40,7 +53,10 @@ struct Pair {
     static constexpr int DEPTH = 2;
     static A join(bf16 low, bf16 high) { return low.bits | uint32_t{high.bits} << 16; }
     static constexpr int PARTS = 1;
-    static u32 read(const B* b, int) { return load_vector<u32>(b); }
+    template <class V = f32>
+    static u32 read(const B* b, int) {
+        return load_vector<u32>(b);
+    }
     static f32 multiply_add(f32 c, A a, u32 b, int) {
         return reinterpret_cast<f32>(
             _mm512_dpbf16_ps(reinterpret_cast<__m512>(c),
@@ -58,11 +74,16 @@ struct Pair {
     static constexpr int DEPTH = 2;
     static constexpr int PARTS = 2;
     static A join(bf16 low, bf16 high) { return {{widen(low), widen(high)}}; }
-    static f32 read(const B* b, int part) {
-        const u32 both = load_vector<u32>(b);
-        return reinterpret_cast<f32>(part ? both & 0xffff0000u : both << 16);
+    template <class V = f32>
+    static V read(const B* b, int part) {
+        using Bits = std::conditional_t<sizeof(V) == sizeof(f32), u32, lane_bits>;
+        const auto both = load_vector<Bits>(b);
+        return reinterpret_cast<V>(part ? both & 0xffff0000u : both << 16);
     }
-    static f32 multiply_add(f32 c, const A& a, f32 b, int part) { return a.half[part] * b + c; }
+    template <class V>
+    static V multiply_add(V c, const A& a, V b, int part) {
+        return a.half[part] * b + c;
+    }
 };
 #endif
 
@@ -78,6 +99,40 @@ struct ModeOf<bf16> {
 template <class T>
 using Mode = typename ModeOf<T>::type;
 
+// As below, on as many columns as there are registers for.
+template <class M, int LINES, int ROWS, int WIDTH>
+inline __attribute__((always_inline)) void pass(int64_t steps, const typename M::A* a, int64_t lda,
+                                                const typename M::B* b, int64_t ldb,
+                                                lanes (&c)[ROWS][WIDTH], const char* next) {
+    // Of its own, so that the compiler need not fear that it is what `a` points to.
+    lanes sums[ROWS][WIDTH];
+#pragma GCC unroll 14
+    for (int r = 0; r < ROWS; ++r)
+#pragma GCC unroll 8
+        for (int w = 0; w < WIDTH; ++w) sums[r][w] = c[r][w];
+    for (int64_t k = 0; k < steps; ++k, a += lda, b += ldb) {
+#pragma GCC unroll 4
+        for (int line = 0; line < LINES; ++line)
+            __builtin_prefetch(next + (k * LINES + line) * 64, 0, 2);
+#pragma GCC unroll 2
+        for (int part = 0; part < M::PARTS; ++part) {
+            decltype(M::template read<lanes>(b, part)) columns[WIDTH];
+#pragma GCC unroll 8
+            for (int w = 0; w < WIDTH; ++w)
+                columns[w] = M::template read<lanes>(b + w * REGISTER, part);
+#pragma GCC unroll 14
+            for (int r = 0; r < ROWS; ++r)
+#pragma GCC unroll 8
+                for (int w = 0; w < WIDTH; ++w)
+                    sums[r][w] = M::multiply_add(sums[r][w], a[r], columns[w], part);
+        }
+    }
+#pragma GCC unroll 14
+    for (int r = 0; r < ROWS; ++r)
+#pragma GCC unroll 8
+        for (int w = 0; w < WIDTH; ++w) c[r][w] = sums[r][w];
+}
+
 // a: [steps][lda], of which a step uses ROWS. b: [steps][ldb], of which it uses VECTORS vectors.
 // Every step fetches LINES cache lines from `next` on, which something will read soon.
 template <class M, int ROWS, int VECTORS, int LINES = 0>
@@ -85,32 +140,21 @@ inline __attribute__((always_inline)) void multiply(int64_t steps, const typenam
                                                     int64_t lda, const typename M::B* b,
                                                     int64_t ldb, f32 (&c)[ROWS][VECTORS],
                                                     const char* next = nullptr) {
-    // Of its own, so that the compiler need not fear that it is what `a` points to.
-    f32 sums[ROWS][VECTORS];
-#pragma GCC unroll 14
-    for (int r = 0; r < ROWS; ++r)
-#pragma GCC unroll 4
-        for (int v = 0; v < VECTORS; ++v) sums[r][v] = c[r][v];
-    for (int64_t k = 0; k < steps; ++k, a += lda, b += ldb) {
-#pragma GCC unroll 4
-        for (int line = 0; line < LINES; ++line)
-            __builtin_prefetch(next + (k * LINES + line) * 64, 0, 2);
-#pragma GCC unroll 2
-        for (int part = 0; part < M::PARTS; ++part) {
-            decltype(M::read(b, part)) columns[VECTORS];
-#pragma GCC unroll 4
-            for (int v = 0; v < VECTORS; ++v) columns[v] = M::read(b + v * LANES, part);
-#pragma GCC unroll 14
-            for (int r = 0; r < ROWS; ++r)
-#pragma GCC unroll 4
-                for (int v = 0; v < VECTORS; ++v)
-                    sums[r][v] = M::multiply_add(sums[r][v], a[r], columns[v], part);
+    constexpr int ALL = VECTORS * LANES / REGISTER, WIDTH = width_of(ROWS, ALL);
+    if constexpr (std::is_same_v<lanes, f32> && WIDTH == VECTORS) {
+        pass<M, LINES>(steps, a, lda, b, ldb, c, next);
+    } else {
+        for (int first = 0; first < ALL; first += WIDTH) {
+            lanes part[ROWS][WIDTH];
+            const auto place = [&](int r) { return reinterpret_cast<lanes*>(c[r]) + first; };
+            for (int r = 0; r < ROWS; ++r) std::memcpy(part[r], place(r), sizeof part[r]);
+            if (first == 0)
+                pass<M, LINES>(steps, a, lda, b, ldb, part, next);
+            else
+                pass<M, 0>(steps, a, lda, b + first * REGISTER, ldb, part, nullptr);
+            for (int r = 0; r < ROWS; ++r) std::memcpy(place(r), part[r], sizeof part[r]);
         }
     }
-#pragma GCC unroll 14
-    for (int r = 0; r < ROWS; ++r)
-#pragma GCC unroll 4
-        for (int v = 0; v < VECTORS; ++v) c[r][v] = sums[r][v];
 }
 
 // Call body.template operator()<ROWS>() for a number that is known only now.
