@@ -17,7 +17,7 @@ from setuptools.command.build_ext import build_ext
 FOLDER = Path("src/pieria/kernels/cpu")
 FLAGS = (
     *("-std=c++20", "-O3", "-g0", "-fPIC", "-pthread", "-fno-math-errno", "-fno-trapping-math"),
-    *("-Wall", "-Wextra", "-Wno-psabi", "-Wno-maybe-uninitialized"),
+    *("-Wall", "-Wextra", "-Wno-psabi", "-Wno-maybe-uninitialized", "-Wno-uninitialized"),
 )
 X86 = {
     "portable": (),
