@@ -389,8 +389,8 @@ def _host(made: Record, clock: Clock) -> Host:
 def _beyond(
     made: Record, keys: dict[str, Any], layers: int, users: int, prompt: int, clock: Clock
 ) -> tuple[int, float, float, float]:
-    """Calls of a step, predicted seconds of one of single tokens, and what steps take beyond what is
-    predicted, medians: of single tokens, and of prompts.
+    """Calls of a step, predicted seconds of one of single tokens, and what steps take beyond their
+    prediction, medians: of single tokens, and of prompts.
     """
     model = described("the host's", {**keys, "num_hidden_layers": layers})
     load = Load("", users, 4, prompt, prompt, 12)
