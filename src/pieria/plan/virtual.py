@@ -166,7 +166,7 @@ def _precision(runner: RunnerConfig, virtual: VirtualConfig) -> str:
     if virtual.quantize != VirtualConfig().quantize or runner.dtype not in PRECISIONS:
         raise ValueError(
             f"dtype={runner.dtype} with quantize={virtual.quantize}: a virtual device takes one of"
-            f" {', '.join(PRECISIONS)} as --quantize"
+            f" {', '.join(PRECISIONS)} as --virtual-quantize"
         )
     return runner.dtype
 

@@ -23,7 +23,10 @@ class VirtualConfig:
 
     speedup: float = option(1.0, help="how many times faster than predicted time passes")
     quantize: str = option(
-        "bfloat16", choices=tuple(PRECISIONS), help="how weights are kept and multiplied"
+        "bfloat16",
+        flag="--virtual-quantize",
+        choices=tuple(PRECISIONS),
+        help="how weights are kept and multiplied there",
     )
     words: str = option(
         "smollm2-135m",
