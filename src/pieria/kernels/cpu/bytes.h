@@ -16,25 +16,29 @@ struct e5m2 {
 };
 
 // FP8 becomes float16 by shifts, which hold denormals; a NaN of e4m3 does not stay one.
-inline f32 load(const e5m2* from) {
-    f16 halves[LANES];
-    for (int i = 0; i < LANES; ++i) halves[i].bits = static_cast<uint16_t>(from[i].bits << 8);
-    return load(halves);
+template <class V>
+inline V load_as(const e5m2* from) {
+    f16 halves[sizeof(V) / sizeof(float)];
+    for (auto& half : halves) half.bits = static_cast<uint16_t>(from++->bits << 8);
+    return load_as<V>(halves);
 }
-inline f32 load(const e4m3* from) {
+template <class V>
+inline V load_as(const e4m3* from) {
 #if defined(__AVX512F__)
-    const __m256i bits = _mm256_slli_epi16(
-        _mm256_cvtepi8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from))), 7);
-    const __m512 values =
-        _mm512_cvtph_ps(_mm256_and_si256(bits, _mm256_set1_epi16(static_cast<int16_t>(0xbfff))));
-    return reinterpret_cast<f32>(values) * 256.0f;
-#else
-    f16 halves[LANES];
-    for (int i = 0; i < LANES; ++i)
-        halves[i].bits =
-            static_cast<uint16_t>((from[i].bits & 0x80) << 8 | (from[i].bits & 0x7f) << 7);
-    return load(halves) * 256.0f;
+    if constexpr (sizeof(V) == sizeof(f32)) {
+        const __m256i bits = _mm256_slli_epi16(
+            _mm256_cvtepi8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from))), 7);
+        const __m512 values = _mm512_cvtph_ps(
+            _mm256_and_si256(bits, _mm256_set1_epi16(static_cast<int16_t>(0xbfff))));
+        return reinterpret_cast<f32>(values) * 256.0f;
+    }
 #endif
+    f16 halves[sizeof(V) / sizeof(float)];
+    for (auto& half : halves) {
+        const uint8_t bits = from++->bits;
+        half.bits = static_cast<uint16_t>((bits & 0x80) << 8 | (bits & 0x7f) << 7);
+    }
+    return load_as<V>(halves) * 256.0f;
 }
 
 // The nearest integers, ties to the even one; anything where there is none.

@@ -183,8 +183,8 @@ inline float level(const Layout& l, const uint8_t* codes, int64_t k, int64_t c) 
     if (l.numbers >= E4M3) {
         // Sixteen are read for one: nothing here needs to be fast.
         const uint8_t code[LANES] = {codes[k * PANEL + c]};
-        return l.numbers == E4M3 ? load(reinterpret_cast<const e4m3*>(code))[0]
-                                 : load(reinterpret_cast<const e5m2*>(code))[0];
+        return l.numbers == E4M3 ? load_as<f32>(reinterpret_cast<const e4m3*>(code))[0]
+                                 : load_as<f32>(reinterpret_cast<const e5m2*>(code))[0];
     }
     const int byte = codes[k / 4 * 4 * PANEL + c * 4 + k % 4];
     return static_cast<float>(byte - (l.minima ? 0 : ZERO));
