@@ -15,15 +15,17 @@ from hypothesis import strategies as st
 
 from pieria.clock import RealTime
 from pieria.engine import link
-from pieria.engine.link import LONGEST_MESSAGE, AsyncLink, BlockingLink, Closed, pack
+from pieria.engine.link import LONGEST_MESSAGE, AsyncLink, BlockingLink, Closed, Malformed, pack
 from pieria.engine.messages import (
     Abort,
     Add,
+    Command,
     Failed,
     FromEngine,
     Output,
     Progress,
     Ready,
+    Reply,
     Shutdown,
     Start,
     Stats,
@@ -61,6 +63,7 @@ TO_ENGINE = [
     Add("c", tuple(range(100_000)), SamplingParams(stop="end"), 1, 2),
     Abort(()),
     Abort(("a", "b-1")),
+    Command(3, "profile", "/somewhere"),
     Shutdown(),
 ]
 FROM_ENGINE = [
@@ -74,6 +77,8 @@ FROM_ENGINE = [
         Stats(*range(1, 13)),
         False,
     ),
+    Reply(3, "done"),
+    Reply(4, error="there is no profile"),
     Failed("RunnerLost: gone"),
     Failed("too small", refused=True),
 ]
@@ -260,7 +265,7 @@ def test_a_wrong_form_is_refused_and_the_next_message_read(
 ) -> None:
     sock, engine = raw
     sock.sendall(framed(msgspec.msgpack.encode(WRONG[name])) + pack(Shutdown()))
-    with pytest.raises(msgspec.ValidationError):
+    with pytest.raises(Malformed):
         engine.receive()
     assert engine.receive() == Shutdown()
 

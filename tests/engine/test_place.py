@@ -64,6 +64,7 @@ def test_a_checkpoint_is_placed_and_runs(folder: Path) -> None:
         "dtype": ("float32", "as the model's files have it"),
         "kv cache": ("1020 KiB, 85 pages of 16 tokens", "asked for"),
         "max_model_len": ("512", "what the model allows"),
+        "quantize": ("stored", "as the files have them"),
         "threads": ("1", "asked for"),
     }
     tokens = (5, 9, 3, 7)

@@ -230,5 +230,5 @@ def test_a_step_that_raises_ends_the_request_at_fault_alone(
     made.add(good)
     made.add(bad)
     news = run(made)
-    assert news["bad"][-1].error == "RuntimeError: a fault in the runner"
+    assert news["bad"][-1].error == "computing a step of it failed with RuntimeError"
     assert tokens_of(news["good"]) == naive(model, good)
