@@ -4,6 +4,7 @@
 PYTHON ?= python3
 MODEL ?= smollm2-135m
 ARGS ?=
+JOBS ?= 2
 
 BIN := .venv/bin
 OLDEST := .venv-oldest/bin
@@ -21,7 +22,8 @@ chat: .venv/serve.stamp
 	$(BIN)/pieria chat $(MODEL) $(ARGS)
 
 test: .venv/dev.stamp
-	$(BIN)/python -m pytest -m "not gpu and not files and not peers and not browser and not slow" $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile \
+		-m "not gpu and not files and not peers and not browser and not slow" $(ARGS)
 
 # What takes longer: many more examples of what `make test` tries a few of.
 test-slow: .venv/dev.stamp

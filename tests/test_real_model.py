@@ -96,7 +96,7 @@ def test_a_worse_token_would_be_seen(smollm2: Path, reference: Any) -> None:
 
 def test_it_knows_the_capital_of_france(smollm2: Path) -> None:
     with LLM(str(smollm2)) as llm:
-        question = [{"role": "user", "content": "What is the capital of France?"}]
+        question = [{"role": "user", "content": "Name the capital of France."}]
         [output] = llm.chat(question, SamplingParams(temperature=0, max_tokens=32), progress=False)
     assert "Paris" in output.outputs[0].text
     assert output.outputs[0].finish_reason == "stop"
@@ -126,6 +126,6 @@ def test_no_bit_depends_on_what_else_is_computed(smollm2: Path) -> None:
 def test_weights_of_few_bits(smollm2: Path, quantize: str) -> None:
     """They answer as the model does."""
     with LLM(str(smollm2), quantize=quantize, max_model_len=256) as llm:
-        question = [{"role": "user", "content": "What is the capital of France?"}]
+        question = [{"role": "user", "content": "Name the capital of France."}]
         [answer] = llm.chat(question, SamplingParams(temperature=0, max_tokens=16))
     assert "Paris" in answer.outputs[0].text

@@ -1,7 +1,8 @@
-"""`pieria serve` over several processes: the tokens of one, and one clear end when one dies."""
+"""`pieria serve` over several processes: the tokens of one, also after one of them dies."""
 
 import json
 import signal
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -85,8 +86,8 @@ def test_expert_ranks_of_which_one_is_killed_while_nobody_asks(
         [rank] = ranks_of(server)
         assert ask_all(server.url) == wanted
         rank.kill()
-        assert server.process.wait(timeout=60) == 1
-        assert "the engine failed: rank 1: exited with code -9" in server.said
+        until(lambda: "rank 1: exited with code -9; another takes its place" in server.said, 180)
+        assert ask_all(server.url) == wanted
 
 
 def test_pipeline_ranks_of_which_the_first_is_killed(
@@ -96,31 +97,32 @@ def test_pipeline_ranks_of_which_the_first_is_killed(
         [rank] = ranks_of(server)
         assert ask_all(server.url) == wanted
         server.engine.kill()
-        assert server.process.wait(timeout=60) == 1
-        assert "the engine failed: the engine process ended with exit code -9" in server.said
+        until(lambda: "ended with exit code -9; another takes its place" in server.said, 180)
+        assert ask_all(server.url) == wanted
         until(lambda: not rank.is_running())
 
 
-def test_a_grid_of_ranks_of_which_one_is_killed_in_a_step(
-    folder: Path, wanted: list[list[int]], tmp_path: Path
-) -> None:
+def test_a_grid_of_ranks_of_which_one_is_killed_in_a_step(folder: Path, tmp_path: Path) -> None:
     with serve(folder, tmp_path / "log", TP, EP) as server:
         ranks = ranks_of(server)
         assert len(ranks) == 3
-        assert ask_all(server.url) == wanted
-        served = len(server.said)
-        body = {"model": "tiny", "prompt": "Hi", "stream": True, "max_tokens": 500}
-        body |= {"ignore_eos": True}
-        with httpx.stream("POST", server.url + COMPLETIONS, json=body, timeout=60) as answer:
-            lines = answer.iter_lines()
-            assert next(lines).startswith("data: ")
-            ranks[1].kill()
-            last = [line for line in lines if line][-1]
-        error = json.loads(last.removeprefix("data: "))["error"]
-        assert error["message"] == "the engine has failed; the log has the cause"
-        assert server.process.wait(timeout=60) == 1
-        # One line says why, and nothing else is said.
-        [line] = [one for one in server.said[served:].splitlines() if " INFO " not in one]
-        cause = "the engine failed: rank 2: exited with code -9"
-        assert line.endswith(f" CRITICAL pieria.server.serve: {cause}")
+        whole = list(streamed(server.url))
+        lines = streamed(server.url)
+        begun = [next(lines), next(lines)]
+        ranks[1].kill()
+        assert texts([*begun, *lines]) == texts(whole)
+        assert "rank 2: exited with code -9; another takes its place" in server.said
         until(lambda: not any(rank.is_running() for rank in ranks))
+
+
+def streamed(url: str) -> Iterator[str]:
+    """The events of a long answer."""
+    body = {"model": "tiny", "prompt": "Hi", "stream": True, "max_tokens": 300, "temperature": 0}
+    body |= {"ignore_eos": True}
+    with httpx.stream("POST", url + COMPLETIONS, json=body, timeout=120) as answer:
+        yield from (line.removeprefix("data: ") for line in answer.iter_lines() if line)
+
+
+def texts(events: list[str]) -> str:
+    assert events[-1] == "[DONE]"
+    return "".join(json.loads(event)["choices"][0]["text"] for event in events[:-1])

@@ -21,7 +21,7 @@ from pieria.models.loader import build
 from pieria.models.pull import pull
 from pieria.parallel.mesh import Mesh
 
-QUESTION = "What is the capital of France?"
+QUESTION = "Name the capital of France."
 CACHE_BYTES = 256 << 20
 ALLOWANCE_BYTES = 1 << 30
 START_LIMIT_SECONDS = 300.0
