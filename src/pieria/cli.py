@@ -182,7 +182,7 @@ def devices(options: argparse.Namespace) -> int:
 
 
 def quantize(options: argparse.Namespace) -> int:
-    """Write a model in fewer bits, as a checkpoint that Pieria, vLLM and transformers read."""
+    """Write a model in fewer bits, in the layout of compressed-tensors."""
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -402,6 +402,8 @@ async def _serve(
 
     async def load() -> Served:
         tokenizer = await asyncio.to_thread(checkpoint.tokenizer)
+        # What tokens stand for is made on first use, which is not to hold up an answer.
+        await asyncio.to_thread(tokenizer.token_bytes, 0)
         chat_template = template(config, checkpoint.chat_template, tokenizer)
         ready = await client.wait_ready()
         print_decisions(Decision(*d) for d in ready.decisions)
