@@ -35,6 +35,7 @@ TOPS = {"__init__", "llm", "cli", "bench"}
 
 TORCH_FREE = (
     "",
+    "bench.cli",
     "cli",
     "clock",
     "config",

@@ -1,12 +1,12 @@
-"""The command line: `pieria serve|chat|generate|pull|devices|quality|quantize|plan|keys|bench`.
+"""The command line: `pieria serve|chat|generate|pull|quantize`, and the commands of other parts.
 
 Knows which parts a command needs and prints what they say. Imports them when the command is known:
-help and errors about options must not wait for torch.
+help and errors about options must not wait for torch. What measures is in `bench/cli.py`, what
+plans in `plan/cli.py`, keys in `server/keys_cli.py`.
 """
 
 import argparse
 import asyncio
-import json
 import logging
 import sys
 from collections.abc import Mapping, Sequence
@@ -16,13 +16,12 @@ from typing import TYPE_CHECKING, Any
 
 from pieria import __version__, logs
 from pieria.clock import RealTime
-from pieria.config import Decision, add_arguments, collect, option, print_decisions
-from pieria.engine.runner_config import DTYPES, RunnerConfig
+from pieria.config import Decision, add_command, collect, option, print_decisions
+from pieria.engine.runner_config import RunnerConfig
 from pieria.engine.sampling_params import SamplingParams
 from pieria.engine.scheduler import SchedulerConfig
 
 if TYPE_CHECKING:
-    from pieria.hardware.spec import Device
     from pieria.plan.virtual_config import VirtualConfig
     from pieria.server.config import ServerConfig
 
@@ -154,33 +153,6 @@ def pull(options: argparse.Namespace) -> int:
     return 0
 
 
-def devices(options: argparse.Namespace) -> int:
-    """Show the devices at hand and what they reach, or what is known of one that is not here."""
-    if options.spec is not None and options.spec != "cpu":
-        _show_spec(options.spec, options.json)
-        return 0
-    from rich.console import Console
-    from rich.table import Table
-
-    from pieria.bench.limits import measured
-    from pieria.hardware.devices import describe, find, present
-    from pieria.hardware.listing import device_json
-
-    found = []
-    for device in present() if options.spec is None else [find(options.spec)]:
-        table = Table(title=device.name, show_header=False, title_justify="left")
-        limits = None if options.no_measure else measured(device, RealTime())
-        for label, value in describe(device, limits):
-            table.add_row(label, value)
-        spec = device_json(limits or device.spec)
-        found.append({"device": device.name, **spec, "facts": dict(device.facts)})
-        if not options.json:
-            Console().print(table)
-    if options.json:
-        print(json.dumps(found, indent=2))
-    return 0
-
-
 def quantize(options: argparse.Namespace) -> int:
     """Write a model in fewer bits, in the layout of compressed-tensors."""
     from rich.console import Console
@@ -202,162 +174,6 @@ def quantize(options: argparse.Namespace) -> int:
         )
     print(f"{output}: linear layers in {options.to}, but for {', '.join(ignored) or 'none'}")
     return 0
-
-
-def quality(options: argparse.Namespace) -> int:
-    """Measure what formats of fewer bits cost: perplexity, divergence from float32, speed."""
-    from rich.console import Console
-
-    from pieria.bench import quality_cli
-    from pieria.bench.quality_options import QualityOptions
-
-    [wanted] = collect(options, options.config, QualityOptions)
-    out = Console(width=None if sys.stdout.isatty() else 140)
-    quality_cli.run(wanted, RealTime(), out, Console(stderr=True))
-    return 0
-
-
-def bench_startup(options: argparse.Namespace) -> int:
-    """Time the start of a server up to its first answer, and read its memory under many streams."""
-    from pieria.bench import startup
-
-    print(startup.run(options.model, options.dtype, options.streams, RealTime()))
-    return 0
-
-
-def bench_serve(options: argparse.Namespace) -> int:
-    """Load a server, one that is there or one started for it, and time its answers."""
-    from rich.console import Console
-
-    from pieria.bench import report, serve
-    from pieria.bench.options import ReportOptions, TrafficOptions, WorkloadOptions
-    from pieria.bench.process import end_when_told
-
-    end_when_told()
-    configs = (RunnerConfig, SchedulerConfig, WorkloadOptions, TrafficOptions, ReportOptions)
-    runner, scheduler, workload, traffic, wanted = collect(options, options.config, *configs)
-    progress = Console(stderr=True)
-    runs = serve.run(runner, scheduler, workload, traffic, wanted, RealTime(), progress)
-    Console(width=None if sys.stdout.isatty() else 140).print(report.table(runs, wanted))
-    return 1 if any(run["failed"] for run in runs) else 0
-
-
-def bench_throughput(options: argparse.Namespace) -> int:
-    """Time many prompts in this process, without a server."""
-    from pieria.bench import throughput, workload
-    from pieria.bench.options import ThroughputOptions, WorkloadOptions
-    from pieria.llm import LLM
-
-    configs = (RunnerConfig, SchedulerConfig, WorkloadOptions, ThroughputOptions)
-    runner, scheduler, wanted, output = collect(options, options.config, *configs)
-    throughput.check(wanted)
-    with LLM(**{**vars(runner), **vars(scheduler)}) as llm:
-        made = [workload.make(wanted, llm.tokenizer, salt) for salt in ("warm-up", "timed")]
-        found = throughput.run(llm, made[1], made[0][:1], RealTime())
-    print(found)
-    if output.output_json is not None:
-        found.save(output.output_json)
-    return 0
-
-
-def bench_ops(options: argparse.Namespace) -> int:
-    """Time every op on every backend, against what the machine's memory and arithmetic allow."""
-    import torch
-    from rich.console import Console
-
-    from pieria import ops
-    from pieria.bench.limits import measured
-    from pieria.bench.ops import Limits, run, table
-    from pieria.hardware.devices import find
-
-    device, clock = find(options.device), RealTime()
-    if options.record is not None:
-        return _record(device, options.dtype[0], options.record)
-    spec = measured(device, clock)
-    assert spec.bandwidth is not None
-    peaks = {getattr(torch, name): peak.value for name, peak in spec.flops.items()}
-    rows = run(
-        options.backend or (ops.REFERENCE, *device.backends),
-        options.case,
-        clock,
-        Limits(spec.bandwidth.value, peaks),
-        dtypes=[getattr(torch, name) for name in options.dtype],
-        device=device.torch_device,
-        console=Console(stderr=True),
-    )
-    Console(width=None if sys.stdout.isatty() else 140).print(table(rows))
-    return 0
-
-
-def _record(device: "Device", dtype: str, path: Path) -> int:
-    """Measure what predictions for this machine are made of, and write it."""
-    from rich.console import Console
-
-    from pieria.bench.limits import measured
-    from pieria.bench.record import record
-
-    if device.torch_device != "cpu":
-        raise ValueError(f"device={device.name!r}: only the processor is recorded")
-    clock, console = RealTime(), Console(stderr=True)
-    made = record(measured(device, clock), dtype, clock, console)
-    made.save(path)
-    print(f"{path}: {made.machine}, {made.threads} threads, {made.isa}, {made.dtype}")
-    return 0
-
-
-def bench_compare(options: argparse.Namespace) -> int:
-    """Show predictions beside what was measured: published, of a card's operators, or here."""
-    from rich.console import Console
-    from rich.progress import Progress
-
-    from pieria.bench import compare
-
-    progress = Console(stderr=True)
-    if options.published is not None:
-        points, summaries = compare.published(options.published)
-        columns = ["model", "hardware", "parallelism", "batch", "seq_in", "seq_out"]
-    elif options.device is not None:
-        points, summaries = compare.operators(options.device)
-        columns = ["operator"]
-    else:
-        with Progress(console=progress, transient=True) as bars:
-            task = bars.add_task("")
-            points, summaries = compare.local(
-                options.table,
-                lambda what, number, total: bars.update(
-                    task, description=what, completed=number, total=total
-                ),
-            )
-        columns = ["model", "load"]
-    console = Console(width=None if sys.stdout.isatty() else 200)
-    for table in compare.tables(points, summaries, columns):
-        console.print(table)
-    if options.json is not None:
-        compare.save(options.json, points)
-    return 0
-
-
-def _show_spec(name: str, as_json: bool) -> None:
-    """What is known of a device and what it usually comes in, or of a cluster and its device."""
-    from rich.console import Console
-    from rich.table import Table
-
-    from pieria.hardware import catalog, listing
-
-    cluster = catalog.cluster(catalog.counted(name)[0])
-    device = cluster.device
-    if as_json:
-        parts = {"device": listing.device_json(device), "cluster": listing.cluster_json(cluster)}
-        print(json.dumps(parts, indent=2))
-        return
-    for title, rows in (
-        (device.name, listing.device_rows(device)),
-        (cluster.name, listing.cluster_rows(cluster)),
-    ):
-        table = Table(*listing.HEADINGS, title=title, title_justify="left")
-        for row in rows:
-            table.add_row(*row.cells())
-        Console(width=None if sys.stdout.isatty() else 160).print(table)
 
 
 async def _serve(
@@ -506,28 +322,13 @@ def _parser() -> argparse.ArgumentParser:
     from pieria.plan.virtual_config import VirtualConfig
     from pieria.server.config import ServerConfig
 
-    _add(commands, serve, RunnerConfig, SchedulerConfig, ServerConfig, VirtualConfig)
-    _add(commands, chat, RunnerConfig, SchedulerConfig, GenerationOptions, ChatOptions)
-    _add(commands, generate, RunnerConfig, SchedulerConfig, GenerationOptions, PromptOptions)
-    _add(commands, pull).add_argument(
+    add_command(commands, serve, RunnerConfig, SchedulerConfig, ServerConfig, VirtualConfig)
+    add_command(commands, chat, RunnerConfig, SchedulerConfig, GenerationOptions, ChatOptions)
+    add_command(commands, generate, RunnerConfig, SchedulerConfig, GenerationOptions, PromptOptions)
+    add_command(commands, pull).add_argument(
         "name", help="short name (smollm2-135m), hub id (owner/name), folder or GGUF file"
     )
-    shown = _add(commands, devices)
-    shown.add_argument(
-        "--no-measure", action="store_true", help="only show what is known without measuring"
-    )
-    shown.add_argument(
-        "--spec",
-        metavar="NAME",
-        help="of a device or cluster, here or not: every number with its source",
-    )
-    shown.add_argument("--json", action="store_true", help="as JSON instead of tables")
-    from pieria.bench.quality_options import QualityOptions
-    from pieria.plan.cli import register
-    from pieria.server import keys_cli
-
-    _add(commands, quality, QualityOptions)
-    written = _add(commands, quantize)
+    written = add_command(commands, quantize)
     written.add_argument("model", help="as `pieria serve` takes it")
     written.add_argument(
         "--to",
@@ -540,84 +341,13 @@ def _parser() -> argparse.ArgumentParser:
         "--output", type=Path, metavar="DIR", help="default: the model's name and the format"
     )
 
-    register(commands)
-    keys_cli.register(commands)
-    bench = commands.add_parser("bench", help="measure this machine with Pieria on it")
-    kinds = bench.add_subparsers(dest="bench", required=True, metavar="WHAT")
-    timed = _add(kinds, bench_ops, name="ops")
-    timed.add_argument(
-        "--case", default="*", metavar="OP/CASE", help='with wildcards: "linear/*" (default: all)'
-    )
-    timed.add_argument(
-        "--backend", nargs="+", help="default: the references and the device's own backends"
-    )
-    timed.add_argument(
-        "--dtype", nargs="+", choices=DTYPES[1:], default=["float32"], help="(default: float32)"
-    )
-    timed.add_argument("--device", default="auto", help="(default: %(default)s)")
-    timed.add_argument(
-        "--record",
-        type=Path,
-        metavar="FILE",
-        help="instead, measure what predictions for this machine are made of, and write it;"
-        " best with --dtype bfloat16, and nothing else running",
-    )
-    compared = _add(kinds, bench_compare, name="compare")
-    against = compared.add_mutually_exclusive_group(required=True)
-    against.add_argument(
-        "--published", type=Path, metavar="CSV", help="published measurements of serving"
-    )
-    against.add_argument(
-        "--device", metavar="NAME", help="a card's own measured operators, such as mtt-s5000"
-    )
-    against.add_argument(
-        "--local", action="store_true", help="the engine on this machine, by its recorded table"
-    )
-    compared.add_argument(
-        "--table",
-        type=Path,
-        default=Path("record.json"),
-        metavar="FILE",
-        help="what `bench ops --record` wrote, for --local (default: %(default)s)",
-    )
-    compared.add_argument("--json", type=Path, metavar="FILE", help="an object a row")
-    from pieria.bench.options import (
-        ReportOptions,
-        ThroughputOptions,
-        TrafficOptions,
-        WorkloadOptions,
-    )
+    from pieria.bench import cli as bench_cli
+    from pieria.plan import cli as plan_cli
+    from pieria.server import keys_cli
 
-    # The model has a flag, as in the benchmarks that people know.
-    load = (WorkloadOptions, TrafficOptions, ReportOptions, RunnerConfig, SchedulerConfig)
-    _add(kinds, bench_serve, *load, name="serve", flagged=("model",))
-    inside = (WorkloadOptions, ThroughputOptions, RunnerConfig, SchedulerConfig)
-    _add(kinds, bench_throughput, *inside, name="throughput", flagged=("model",))
-    start = _add(kinds, bench_startup, name="startup")
-    start.add_argument("model", help="as `pieria serve` takes it")
-    start.add_argument("--streams", type=int, default=32, help="how many (default: %(default)s)")
-    start.add_argument(
-        "--dtype", choices=DTYPES[1:], default="bfloat16", help="(default: %(default)s)"
-    )
+    for part in (bench_cli, plan_cli, keys_cli):
+        part.register(commands)
     return parser
-
-
-def _add(
-    commands: Any,
-    run: Any,
-    *configs: type[Any],
-    name: str | None = None,
-    flagged: tuple[str, ...] = (),
-) -> Any:
-    """A command that calls `run`, with the options of its Configs; flagged: see add_arguments."""
-    command = commands.add_parser(name or run.__name__, help=run.__doc__, description=run.__doc__)
-    command.set_defaults(run=run)
-    if configs:
-        command.add_argument(
-            "--config", type=Path, metavar="FILE", help="TOML file with any of these options"
-        )
-        add_arguments(command, *configs, flagged=flagged)
-    return command
 
 
 if __name__ == "__main__":

@@ -123,6 +123,30 @@ def add_arguments(
             _add_argument(group, field, field.option.positional and field.name not in flagged)
 
 
+def add_command(
+    commands: Any,
+    run: Callable[[argparse.Namespace], int],
+    *configs: type[Any],
+    name: str | None = None,
+    flagged: tuple[str, ...] = (),
+) -> argparse.ArgumentParser:
+    """A command that calls `run` with its options, and is described by its docstring.
+
+    commands: what `ArgumentParser.add_subparsers` returned. configs: whose options it has, and then
+    a file of them, for `collect`. flagged: see `add_arguments`.
+    """
+    command: argparse.ArgumentParser = commands.add_parser(
+        name or run.__name__, help=run.__doc__, description=run.__doc__
+    )
+    command.set_defaults(run=run)
+    if configs:
+        command.add_argument(
+            "--config", type=Path, metavar="FILE", help="TOML file with any of these options"
+        )
+        add_arguments(command, *configs, flagged=flagged)
+    return command
+
+
 def collect(namespace: argparse.Namespace, file: Path | None, *classes: type[Any]) -> list[Any]:
     """One instance of each Config: its defaults, over them the TOML file, over it the command line.
 

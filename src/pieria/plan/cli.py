@@ -13,6 +13,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pieria.config import add_command, collect
+
 if TYPE_CHECKING:
     from pieria.plan.serve import Watchers
 
@@ -21,12 +23,11 @@ def register(commands: Any) -> None:
     """Add `plan` with its commands. commands: what `ArgumentParser.add_subparsers` returned."""
     plan = commands.add_parser("plan", help="predict, plan and check machines that are not there")
     kinds = plan.add_subparsers(dest="plan", required=True, metavar="WHAT")
-    checked = _add(kinds, check)
+    checked = add_command(kinds, check)
     checked.add_argument("design", type=Path, metavar="DESIGN.yaml", help="see examples/")
     checked.add_argument("--json", action="store_true", help="an object a line of the table")
-    claimed = _add(kinds, claims)
+    claimed = add_command(kinds, claims)
     claimed.add_argument("--json", action="store_true", help="the same as an object")
-    from pieria.config import add_arguments
     from pieria.plan.serve_options import (
         EngineOptions,
         LayoutOptions,
@@ -34,11 +35,7 @@ def register(commands: Any) -> None:
         PlanOptions,
     )
 
-    served = _add(kinds, serve)
-    served.add_argument(
-        "--config", type=Path, metavar="FILE", help="TOML file with any of these options"
-    )
-    add_arguments(served, PlanOptions, LayoutOptions, EngineOptions, OutputOptions)
+    add_command(kinds, serve, PlanOptions, LayoutOptions, EngineOptions, OutputOptions)
 
 
 def check(options: argparse.Namespace) -> int:
@@ -89,7 +86,6 @@ def serve(options: argparse.Namespace) -> int:
     """Say how fast and on which layout a model is served on cards that need not be there."""
     from rich.console import Console
 
-    from pieria.config import collect
     from pieria.plan.serve_options import (
         STANDARD_OUTPUT,
         EngineOptions,
@@ -143,9 +139,3 @@ def _progress() -> "Iterator[Watchers]":
 def _width() -> int | None:
     """A terminal's own width; wide enough for tables where there is none."""
     return None if sys.stdout.isatty() else 160
-
-
-def _add(kinds: Any, run: Any, name: str | None = None) -> Any:
-    parser = kinds.add_parser(name or run.__name__, help=run.__doc__, description=run.__doc__)
-    parser.set_defaults(run=run)
-    return parser

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from pieria.clock import RealTime
-from pieria.config import add_arguments, collect, option
+from pieria.config import add_arguments, add_command, collect, option
 from pieria.server import keys
 from pieria.server.keys import LIMITS, SCOPES, Scope
 
@@ -54,9 +54,7 @@ def register(commands: Any) -> None:
         (show, "list", (KeyFileOptions,)),
         (revoke, "revoke", (KeyOptions, KeyFileOptions)),
     ):
-        command = kinds.add_parser(name, help=run.__doc__, description=run.__doc__)
-        add_arguments(command, *classes)
-        command.set_defaults(run=run)
+        add_arguments(add_command(kinds, run, name=name), *classes)
 
 
 def add(options: argparse.Namespace) -> int:
