@@ -154,6 +154,7 @@ def test_what_the_user_should_change(
     [line] = printed.err.splitlines()
     assert line.startswith(f"pieria {arguments[0]}: ") and message in line
     assert printed.out == ""
+    assert psutil.Process().children() == []  # also of an engine that was started meanwhile
 
 
 @pytest.mark.parametrize(

@@ -18,8 +18,7 @@ import torch
 import pieria
 from pieria import LLM, SamplingParams
 from pieria.clock import RealTime
-from pieria.engine.client import EngineDead
-from pieria.engine.text import RequestFailed
+from pieria.engine.cause import EngineDead, RequestFailed
 from pieria.llm import Logprob, RequestOutput
 from pieria.models.catalog import CATALOG, PackagedModel
 from tests.models import tiny

@@ -18,10 +18,9 @@ from dataclasses import asdict
 from pieria.clock import RealTime
 from pieria.engine.client import EngineClient
 from pieria.engine.messages import Add
-from pieria.engine.runner_config import RunnerConfig
+from pieria.engine.runner_config import FACTORY, RunnerConfig
 from pieria.engine.sampling_params import SamplingParams
 from pieria.engine.scheduler import SchedulerConfig
-from pieria.llm import FACTORY
 from pieria.models.pull import pull
 
 STREAMS = 48
@@ -35,6 +34,7 @@ async def run(model: str, aborts: int, seed: int) -> int:
             RunnerConfig(model=model, kv_cache_memory_bytes=64 << 20, max_model_len=512)
         ),
         "scheduler": asdict(SchedulerConfig(max_num_seqs=32, max_num_batched_tokens=256)),
+        "stop_ids": [],
     }
     client = await EngineClient.start_process(FACTORY, settings, RealTime())
     await client.wait_ready()

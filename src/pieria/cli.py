@@ -6,7 +6,6 @@ plans in `plan/cli.py`, keys in `server/keys_cli.py`.
 """
 
 import argparse
-import asyncio
 import logging
 import sys
 from collections.abc import Mapping, Sequence
@@ -17,11 +16,14 @@ from typing import TYPE_CHECKING, Any
 from pieria import __version__, logs
 from pieria.clock import RealTime
 from pieria.config import Decision, add_command, collect, option, print_decisions
-from pieria.engine.runner_config import RunnerConfig
+from pieria.engine.cause import EngineDead, RequestFailed
+from pieria.engine.runner_config import FACTORY, RunnerConfig
 from pieria.engine.sampling_params import SamplingParams
 from pieria.engine.scheduler import SchedulerConfig
 
 if TYPE_CHECKING:
+    from pieria.engine.child import Child
+    from pieria.models.checkpoint import Checkpoint
     from pieria.plan.virtual_config import VirtualConfig
     from pieria.server.config import ServerConfig
 
@@ -86,8 +88,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; 0 if it succeeded, 2 for what the user should change, 1 for what failed."""
     parser = _parser()
     options = parser.parse_args(arguments)
-    from pieria.engine.text import EngineDead, RequestFailed
-
     logs.configure()
     try:
         result: int = options.run(options)
@@ -101,20 +101,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def serve(options: argparse.Namespace) -> int:
     """Serve a model over an OpenAI-compatible API."""
-    from pieria.hardware.catalog import VIRTUAL
-    from pieria.plan.virtual_config import VirtualConfig
+    from pieria.engine import child
+    from pieria.hardware import VIRTUAL
+    from pieria.plan.virtual_config import VIRTUAL_FACTORY, VirtualConfig
     from pieria.server.config import ServerConfig
 
     parts = (RunnerConfig, SchedulerConfig, ServerConfig, VirtualConfig)
     runner, scheduler, server, virtual = collect(options, options.config, *parts)
     logs.configure(server.log_format, getattr(logging, server.log_level.upper()))
-    if runner.device.startswith(VIRTUAL):
-        return asyncio.run(_serve(*_lent(runner, virtual), scheduler, server, virtual))
+    is_virtual = runner.device.startswith(VIRTUAL)
     given = [k for k, v in vars(virtual).items() if v != getattr(VirtualConfig(), k)]
-    if given:
+    if given and not is_virtual:
         raise ValueError(f"--device {runner.device} is not virtual: {given[0]} means nothing there")
-    name, runner = runner.model, _fetched(runner)
-    return asyncio.run(_serve(name, runner, scheduler, server, None))
+    factory = VIRTUAL_FACTORY if is_virtual else FACTORY
+    engine = child.start_process(factory)  # which imports what it needs while this one does
+    try:
+        model = _opened(runner, scheduler, server, virtual if is_virtual else None)
+    except BaseException:
+        engine.ended(0.0)
+        raise
+    import asyncio
+
+    return asyncio.run(_serve(model, scheduler, server, factory, engine))
 
 
 def chat(options: argparse.Namespace) -> int:
@@ -176,48 +184,75 @@ def quantize(options: argparse.Namespace) -> int:
     return 0
 
 
-async def _serve(
-    name: str,
+@dataclass(frozen=True)
+class _Model:
+    """What is served: its name for clients, its files, and what its engine is told.
+
+    title: what users are told of a device that is not there; empty for one that is.
+    """
+
+    name: str
+    checkpoint: "Checkpoint"
+    settings: dict[str, Any]
+    title: str
+
+
+def _opened(
     runner: RunnerConfig,
     scheduler: SchedulerConfig,
-    config: "ServerConfig",
+    server: "ServerConfig",
     virtual: "VirtualConfig | None",
-) -> int:
-    """Start the engine's process, serve while it loads and until told to stop, and end it.
-
-    virtual: of a device that is not there.
-    """
-    from pieria.engine.client import EngineClient
-    from pieria.engine.sampling_params import sampling_defaults
-    from pieria.engine.text import TextEngine
-    from pieria.llm import FACTORY
-    from pieria.models import catalog
+) -> _Model:
+    """Fetch the model and read what is not weights. virtual: of a device that is not there."""
     from pieria.models.checkpoint import open_checkpoint
-    from pieria.plan.virtual_config import VIRTUAL_FACTORY, device_title
+    from pieria.plan.virtual_config import device_title
 
-    clock = RealTime()
+    name, title = runner.model, ""
+    if virtual is None:
+        runner = _fetched(runner)
+    else:
+        title, runner = device_title(runner.device, virtual), _lent(runner, virtual)
+        log.warning("%s", title)
     checkpoint = open_checkpoint(Path(runner.model))
     for note in checkpoint.notes:
         log.warning("%s", note)
-    settings: dict[str, Any] = {"runner": asdict(runner), "scheduler": asdict(scheduler)}
-    settings["log_format"] = config.log_format
-    factory, title = FACTORY, ""
+    settings: dict[str, Any] = {
+        "runner": asdict(runner),
+        "scheduler": asdict(scheduler),
+        "stop_ids": sorted(checkpoint.stop_ids),
+        "log_format": server.log_format,
+    }
     if virtual is not None:
-        factory, title = VIRTUAL_FACTORY, device_title(runner.device, virtual)
-        log.warning("%s", title)
         settings |= {"virtual": asdict(virtual), "model": name}
-    hang = config.engine_timeout_seconds
-    client = await EngineClient.start_process(factory, settings, clock, hang)
-    # While the engine's process imports what it needs.
+    return _Model(name, checkpoint, settings, title)
+
+
+async def _serve(
+    model: _Model,
+    scheduler: SchedulerConfig,
+    config: "ServerConfig",
+    factory: str,
+    engine: "Child",
+) -> int:
+    """Serve while the engine loads and until told to stop, and end it."""
+    import asyncio
+
+    from pieria.engine.client import EngineClient
+
+    clock, hang = RealTime(), config.engine_timeout_seconds
+    client = await EngineClient.start_process(factory, model.settings, clock, hang, engine)
+    from pieria.engine.sampling_params import sampling_defaults
+    from pieria.engine.text import TextEngine
+    from pieria.models import catalog
     from pieria.server.chat import template
     from pieria.server.serve import serve
     from pieria.server.state import Served, ServerState
 
-    names = config.served_model_name or (name,)
-    state = ServerState(names, __version__, client, clock, title)
+    checkpoint, tokenizer = model.checkpoint, model.checkpoint.tokenizer()
+    names = config.served_model_name or (model.name,)
+    state = ServerState(names, __version__, client, clock, model.title)
 
     async def load() -> Served:
-        tokenizer = await asyncio.to_thread(checkpoint.tokenizer)
         # What tokens stand for is made on first use, which is not to hold up an answer.
         await asyncio.to_thread(tokenizer.token_bytes, 0)
         chat_template = template(config, checkpoint.chat_template, tokenizer)
@@ -232,7 +267,7 @@ async def _serve(
             limit,
             config.max_queued_tokens,
         )
-        says = (catalog.generation_config(name), checkpoint.generation_config)
+        says = (catalog.generation_config(model.name), checkpoint.generation_config)
         defaults = sampling_defaults(*says) if config.generation_config == "auto" else {}
         return Served(engine, chat_template, defaults)
 
@@ -281,15 +316,15 @@ def _fetched(runner: RunnerConfig) -> RunnerConfig:
     return replace(runner, model=str(pull(runner.model)))
 
 
-def _lent(runner: RunnerConfig, virtual: "VirtualConfig") -> tuple[str, RunnerConfig]:
-    """The name of a model that need not be here, and a config with one that lends its tokenizer."""
+def _lent(runner: RunnerConfig, virtual: "VirtualConfig") -> RunnerConfig:
+    """With a model that lends its tokenizer in place of one that need not be here."""
     from pieria.models.pull import pull, resolve
 
     path = Path(runner.model).expanduser()
     names = ("tokenizer.json", "tokenizer.model", "*.gguf")
     has_words = path.suffix == ".gguf" or any(any(path.glob(name)) for name in names)
     there = resolve(runner.model) if has_words or runner.model == virtual.words else None
-    return runner.model, replace(runner, model=str(there or pull(virtual.words)))
+    return replace(runner, model=str(there or pull(virtual.words)))
 
 
 class _Command(argparse.ArgumentParser):

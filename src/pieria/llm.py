@@ -18,7 +18,7 @@ from pieria.config import Decision
 from pieria.engine.client import EngineClient
 from pieria.engine.messages import Ready, Stats
 from pieria.engine.plan import Logprob as TokenReport
-from pieria.engine.runner_config import RunnerConfig
+from pieria.engine.runner_config import FACTORY, RunnerConfig
 from pieria.engine.sampling_params import SamplingParams, sampling_defaults
 from pieria.engine.scheduler import SchedulerConfig
 from pieria.engine.text import Delta, TextEngine
@@ -36,9 +36,6 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 RUNNERS = ("auto", "generate", "pooling")
-
-FACTORY = "pieria.engine.ranks:prepare"
-"""What makes the runner of a real device."""
 
 Prompt = str | Sequence[int]
 Messages = list[dict[str, Any]]
@@ -126,7 +123,11 @@ class LLM:
             self._embedder, self.decisions = open_embedder(placed, scheduler.max_num_batched_tokens)
             self.max_model_len = self._embedder.most
             return
-        settings = {"runner": asdict(placed), "scheduler": asdict(scheduler)}
+        settings = {
+            "runner": asdict(placed),
+            "scheduler": asdict(scheduler),
+            "stop_ids": sorted(checkpoint.stop_ids),
+        }
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._thread.start()

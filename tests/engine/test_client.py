@@ -17,8 +17,9 @@ from pieria.clock import RealTime
 from pieria.engine import client as client_module
 from pieria.engine import in_flight, process
 from pieria.engine.black_box import BlackBox
+from pieria.engine.cause import EngineDead
 from pieria.engine.child import Child, End
-from pieria.engine.client import EngineClient, EngineDead, TimedOut
+from pieria.engine.client import EngineClient, TimedOut
 from pieria.engine.link import BlockingLink, pack
 from pieria.engine.messages import Add, Output, Ready, Stats, ToEngine
 from pieria.engine.sampling_params import SamplingParams

@@ -7,7 +7,8 @@ import pytest
 from msgspec.structs import replace
 
 from pieria.clock import RealTime
-from pieria.engine.client import EngineClient, EngineDead
+from pieria.engine.cause import EngineDead
+from pieria.engine.client import EngineClient
 from pieria.engine.messages import Add
 from pieria.engine.prefix_cache import PrefixCache, Table
 from pieria.engine.sampling_params import SamplingParams

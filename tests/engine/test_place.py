@@ -55,7 +55,7 @@ def test_a_checkpoint_is_placed_and_runs(folder: Path) -> None:
     prepared = place(settings(folder), Mesh())
     # Keys and values of 3 layers, 2 heads of 16 float32: 768 bytes a token.
     assert (prepared.pages, prepared.page_tokens) == ((1 << 20) // (768 * 16), 16)
-    assert (prepared.max_model_len, prepared.stop_ids) == (512, frozenset({2}))
+    assert prepared.max_model_len == 512
     found = reasons(prepared)
     # Present where there are native kernels.
     assert found.pop("instruction set", ("", ""))[1] in ("", "the best of this processor")

@@ -117,7 +117,7 @@ class GatedFront(Front):
                 return super().receive()
 
         monkeypatch.setattr(process, "BlockingLink", Watched)
-        super().__init__(lambda settings: Prepared(runner, 64, 4, 200, 99, frozenset({STOP})))
+        super().__init__(lambda settings: Prepared(runner, 64, 4, 200, 99))
         assert isinstance(self.link.receive(), Ready)
         assert receiving.acquire(timeout=20)
         assert receiving.acquire(timeout=20)

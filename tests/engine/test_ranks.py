@@ -17,7 +17,7 @@ from pieria.engine.process import Prepared
 from pieria.engine.ranks import Run, loopback_store, prepare
 from pieria.engine.runner_config import RunnerConfig
 from pieria.engine.scheduler import Scheduler, SchedulerConfig
-from tests.engine.real import add, naive, run, tokens_of
+from tests.engine.real import STOP, add, naive, run, tokens_of
 from tests.models import tiny
 from tests.models.test_families import read
 
@@ -60,7 +60,7 @@ def started(folder: Path, axis: str) -> Iterator[Prepared]:
 
 def engine(prepared: Prepared) -> Engine:
     cache = PrefixCache(prepared.pages, prepared.page_tokens)
-    scheduler = Scheduler(SCHEDULING, cache, prepared.stop_ids, prepared.max_model_len)
+    scheduler = Scheduler(SCHEDULING, cache, frozenset({STOP}), prepared.max_model_len)
     return Engine(scheduler, prepared.runner)
 
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from pieria.engine.client import EngineDead
+from pieria.engine.cause import EngineDead
 from pieria.engine.messages import Add, Output
 from pieria.engine.plan import Logprob
 from pieria.engine.sampling_params import SamplingParams

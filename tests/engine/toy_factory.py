@@ -51,7 +51,8 @@ class Unreliable(ToyRunner):
 def settings(scheduler: dict[str, Any] | None = None, **runner: Any) -> dict[str, Any]:
     """Of a toy engine: for `prepare`, and its scheduler's options."""
     options = SchedulerConfig(**{"max_num_seqs": 8, "max_num_batched_tokens": 32})
-    return {"runner": runner, "scheduler": {**asdict(options), **(scheduler or {})}}
+    limits = {**asdict(options), **(scheduler or {})}
+    return {"runner": runner, "scheduler": limits, "stop_ids": [STOP]}
 
 
 def prepare(settings: dict[str, Any]) -> Prepared:
@@ -72,7 +73,6 @@ def prepare(settings: dict[str, Any]) -> Prepared:
         page_tokens=runner.page_tokens,
         max_model_len=told.get("max_model_len", 200),
         vocabulary=told.get("vocabulary", 1000),
-        stop_ids=frozenset({STOP}),
         decisions=(("torch", str("torch" in sys.modules), "a test"),),
         windows=runner.windows,
         states=len(runner.states),

@@ -10,7 +10,7 @@ import httpx
 from starlette.applications import Starlette
 
 from pieria.clock import RealTime
-from pieria.engine.client import EngineDead
+from pieria.engine.cause import EngineDead
 from pieria.engine.messages import Add, Output, Stats
 from pieria.engine.plan import Logprob
 from pieria.engine.text import TextEngine

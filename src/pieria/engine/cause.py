@@ -1,7 +1,16 @@
-"""What a client is told of an error that ended its request. Torch-free.
+"""Errors that end requests, and what a client is told of them. Torch-free.
 
 The kind of error and what was being done; its text is for the log, since it may tell of others.
 """
+
+
+class EngineDead(Exception):
+    """The engine has ended, and no other takes its place. str() is the root cause."""
+
+
+class RequestFailed(Exception):
+    """The engine ended this request with an error. str() is the cause, fit for who asked."""
+
 
 SHORT = (
     "the memory of this machine ran short: give a smaller --kv-cache-memory-bytes, or a smaller"

@@ -18,7 +18,7 @@ import msgspec
 
 from pieria.clock import Clock
 from pieria.engine import child
-from pieria.engine.cause import SHORT
+from pieria.engine.cause import SHORT, EngineDead
 from pieria.engine.child import Child, End
 from pieria.engine.in_flight import InFlight, News
 from pieria.engine.link import AsyncLink, Closed
@@ -60,10 +60,6 @@ itself. From 1 on a request is tried alone, from 2 on it is refused."""
 log = logging.getLogger(__name__)
 
 
-class EngineDead(Exception):
-    """The engine has ended, and no other takes its place. str() is the root cause."""
-
-
 class TimedOut(Exception):
     """A request's time was up before it had finished."""
 
@@ -81,13 +77,17 @@ class EngineClient:
         settings: dict[str, Any],
         clock: Clock,
         hang_seconds: float = HANG_SECONDS,
+        first: Child | None = None,
     ) -> None:
-        """start: begins an engine, the first one now. One that cannot be killed has no other."""
+        """start: begins an engine. One that cannot be killed has no other.
+
+        first: begun already; else it is begun now.
+        """
         self._start = start
         self._settings = settings
         self._clock = clock
         self._hang_seconds = hang_seconds
-        self._child = start()
+        self._child = first or start()
         self._link: AsyncLink | None = None
         self._up = False
         self._closing = asyncio.Event()
@@ -117,9 +117,13 @@ class EngineClient:
         settings: dict[str, Any],
         clock: Clock,
         hang_seconds: float = HANG_SECONDS,
+        first: Child | None = None,
     ) -> "EngineClient":
-        """An engine in a process of its own; `factory` is the dotted name of the runner's."""
-        return cls(partial(child.start_process, factory), settings, clock, hang_seconds)
+        """An engine in a process of its own; `factory` is the dotted name of the runner's.
+
+        first: such a process, started already so that it imports meanwhile.
+        """
+        return cls(partial(child.start_process, factory), settings, clock, hang_seconds, first)
 
     @classmethod
     async def start_thread(

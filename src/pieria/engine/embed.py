@@ -20,7 +20,8 @@ from pieria.models.checkpoint import open_checkpoint
 from pieria.models.context import Packed
 from pieria.models.decoder import Decoder
 from pieria.models.embedding_config import EmbeddingConfig, embedding_config
-from pieria.models.loader import build
+from pieria.models.loader import build, held_bytes
+from pieria.models.quantization import NONE
 from pieria.parallel.mesh import Mesh
 
 Ids = Sequence[int]
@@ -122,7 +123,8 @@ def open_embedder(config: RunnerConfig, batch_tokens: int) -> tuple[Embedder, tu
     model = build(checkpoint, Mesh(), getattr(torch, dtype.value))
     pooling = embedding_config(checkpoint)
     bounds = (config.max_model_len, model.config.context, pooling.max_tokens if pooling else None)
-    load_weights(checkpoint, model, device.torch_device)
+    total = held_bytes(checkpoint, model, NONE)
+    load_weights(checkpoint, model, device.torch_device, NONE, total)
     most = min(filter(None, bounds))
     embedder = Embedder(model, pooling, most, batch_tokens, device.torch_device)
     return embedder, (dtype, *threads)

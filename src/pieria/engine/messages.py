@@ -150,7 +150,11 @@ class Failed(msgspec.Struct, frozen=True, tag=True):
 
 
 class Start(msgspec.Struct, frozen=True, tag=True):
-    """The first message to an engine process. settings: the runner factory's own, JSON-like."""
+    """The first message to an engine process.
+
+    settings, JSON-like: `scheduler`, its Config; `stop_ids`, the tokens that end a text; and what
+    the runner factory asks for.
+    """
 
     settings: dict[str, Any]
 

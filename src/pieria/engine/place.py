@@ -56,7 +56,8 @@ def place(settings: dict[str, Any], mesh: Mesh) -> Prepared:
             f"{config.model}: {model.config.family} models do not generate; use LLM.embed"
         )
     # Page tables are the same on every rank, so they follow from all layers, not from this stage's.
-    arranged = layout(build(checkpoint, replace(mesh, pp=1, rank=0), model.dtype).cache_specs())
+    whole = model if mesh.size == 1 else build(checkpoint, replace(mesh, pp=1, rank=0), model.dtype)
+    arranged = layout(whole.cache_specs())
     stage = mesh.stage(len(arranged.specs))
     free = devices.free_memory(device)
     need = resolve.Need(
@@ -76,7 +77,7 @@ def place(settings: dict[str, Any], mesh: Mesh) -> Prepared:
     )
     sizes = _agree(sizes, mesh, device)
     threads = use_threads(config.threads, config.cpu_isa, device.torch_device, mesh.size)
-    load_weights(checkpoint, model, device.torch_device, quantize.value)
+    load_weights(checkpoint, model, device.torch_device, quantize.value, need.weights)
     caches = allocate(arranged, stage, sizes.pages, sizes.states, config.block_size, device)
     tables = arranged.tables
     return Prepared(
@@ -92,7 +93,6 @@ def place(settings: dict[str, Any], mesh: Mesh) -> Prepared:
         page_tokens=config.block_size,
         max_model_len=sizes.max_model_len,
         vocabulary=model.config.vocabulary,
-        stop_ids=checkpoint.stop_ids,
         decisions=tuple(
             (d.name, d.value, d.reason)
             for d in (recognised, dtype, quantize, *sizes.decisions, *threads)
@@ -205,9 +205,10 @@ def quantization(asked: str, checkpoint: Checkpoint) -> Decision:
     return Decision("quantize", STORED, f"as the file has its tensors: {most}")
 
 
-def load_weights(checkpoint: Checkpoint, model: Decoder, device: str, quantize: str = NONE) -> None:
-    """Load and pack, with a progress bar on the first rank."""
-    total = held_bytes(checkpoint, model, quantize)
+def load_weights(
+    checkpoint: Checkpoint, model: Decoder, device: str, quantize: str, total: int
+) -> None:
+    """Load and pack `total` bytes, with a progress bar on the first rank."""
     columns = (TextColumn("loading"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
     console = Console(stderr=True)
     silent = model.mesh.rank > 0 or not console.is_terminal

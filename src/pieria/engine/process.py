@@ -51,8 +51,8 @@ class Prepared:
     """What a runner factory made: the runner, and what the scheduler must know of it.
 
     pages of page_tokens tokens, shared by page tables of these windows, and states of requests;
-    max_model_len tokens a request, of ids below `vocabulary`; stop_ids end a text; decisions:
-    (what, value, reason). check: called while nothing is to be done; RunnerLost if nothing can be.
+    max_model_len tokens a request, of ids below `vocabulary`; decisions: (what, value, reason).
+    check: called while nothing is to be done; RunnerLost if nothing can be.
     watch: takes what is to be called within a step, whenever a part of it is done.
     """
 
@@ -61,7 +61,6 @@ class Prepared:
     page_tokens: int
     max_model_len: int
     vocabulary: int
-    stop_ids: frozenset[int]
     decisions: tuple[tuple[str, str, str], ...] = ()
     windows: tuple[int | None, ...] = (None,)
     states: int = 0
@@ -70,7 +69,7 @@ class Prepared:
 
 
 Factory = Callable[[dict[str, Any]], Prepared]
-"""From the settings of `Start`: `runner`, its own, and `scheduler`."""
+"""From the settings of `Start`."""
 
 
 def run(sock: socket.socket, factory: Factory, box: BlackBox) -> None:
@@ -87,6 +86,7 @@ def run(sock: socket.socket, factory: Factory, box: BlackBox) -> None:
         if "log_format" in start.settings:
             logs.configure(start.settings["log_format"])
         config = msgspec.convert(start.settings["scheduler"], SchedulerConfig)
+        stop_ids = msgspec.convert(start.settings["stop_ids"], frozenset[int])
         prepared = factory(start.settings)
         try:
             cache = PrefixCache(
@@ -96,7 +96,7 @@ def run(sock: socket.socket, factory: Factory, box: BlackBox) -> None:
                 prepared.windows,
                 prepared.states,
             )
-            scheduler = Scheduler(config, cache, prepared.stop_ids, prepared.max_model_len)
+            scheduler = Scheduler(config, cache, stop_ids, prepared.max_model_len)
             engine = Engine(scheduler, prepared.runner, box)
             if prepared.watch is not None:
                 prepared.watch(box.beat)

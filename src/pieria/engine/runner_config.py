@@ -7,6 +7,9 @@ from dataclasses import dataclass
 
 from pieria.config import option, size
 
+FACTORY = "pieria.engine.ranks:prepare"
+"""What makes the runner of a device that is here, from a `RunnerConfig`."""
+
 DTYPES = ("auto", "float64", "float32", "bfloat16", "float16")
 
 

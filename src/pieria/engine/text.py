@@ -7,7 +7,8 @@ import secrets
 from collections.abc import AsyncGenerator, Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from pieria.engine.client import EngineClient, EngineDead, TimedOut
+from pieria.engine.cause import EngineDead, RequestFailed
+from pieria.engine.client import EngineClient, TimedOut
 from pieria.engine.in_flight import TooSlow
 from pieria.engine.messages import Add, Output
 from pieria.engine.plan import Logprob
@@ -33,10 +34,6 @@ class QueueFull(Exception):
     def __init__(self, in_flight: int, limit: int, what: str = "requests") -> None:
         super().__init__(f"{in_flight} {what} are running or waiting; the limit is {limit}")
         self.retry_after_seconds = RETRY_SECONDS
-
-
-class RequestFailed(Exception):
-    """The engine ended this request with an error. str() is the cause, fit for who asked."""
 
 
 @dataclass(frozen=True)

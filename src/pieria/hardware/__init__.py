@@ -1,0 +1,2 @@
+VIRTUAL = "virtual:"
+"""What stands before the name of a device that is not there."""

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from typing import Protocol, TypeVar
 
+from pieria.hardware import VIRTUAL
 from pieria.hardware.cluster import ClusterSpec
 from pieria.hardware.spec import DeviceSpec
 from pieria.hardware.specs import ampere, ascend, blackwell, hopper, mtt, oisa, rtx
@@ -32,9 +33,6 @@ class Family(Protocol):
 
 
 _FAMILIES: tuple[Family, ...] = (mtt, oisa, hopper, ampere, blackwell, rtx, ascend)
-
-VIRTUAL = "virtual:"
-"""What stands before the name of a device that is not there."""
 
 _IGNORED = frozenset(
     {

@@ -169,7 +169,10 @@ def _files(checkpoint: Checkpoint, model: Decoder) -> _Files:
     keys = Keys(checkpoint.config, str(checkpoint.path))
     tensors: TensorFile = checkpoint.tensors()
     # All stages' weights, so that what another stage reads is not taken for left over.
-    logical = Decoder(model.config, replace(model.mesh, pp=1, rank=0), model.dtype).logical()
+    whole = model
+    if model.mesh.size > 1:
+        whole = Decoder(model.config, replace(model.mesh, pp=1, rank=0), model.dtype)
+    logical = whole.logical()
     if checkpoint.format == "gguf":
         tensors = GroupedHeads(JoinedLatents(tensors), model.config)
         names: Names = gguf_names(model.config.family, tensors.names())

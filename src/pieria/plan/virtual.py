@@ -131,7 +131,6 @@ def prepare(settings: dict[str, Any]) -> Prepared:
         page_tokens=replica.page_tokens,
         max_model_len=replica.max_model_len,
         vocabulary=checkpoint.tokenizer().size,
-        stop_ids=checkpoint.stop_ids,
         decisions=tuple((d.name, d.value, d.reason) for d in decisions),
         windows=replica.windows,
         states=replica.states,
@@ -201,7 +200,7 @@ def _written(checkpoint: Checkpoint, path: str) -> list[int]:
     )
     params = SamplingParams(temperature=0.7, top_p=0.9, ignore_eos=True, max_tokens=None)
     try:
-        engine = Engine(replica.start(prepared.stop_ids), prepared.runner)
+        engine = Engine(replica.start(checkpoint.stop_ids), prepared.runner)
         written: dict[str, list[int]] = {opening: [] for opening in OPENINGS}
         for seed, opening in enumerate(OPENINGS):
             tokens = tuple(tokenizer.encode(opening))

@@ -170,7 +170,10 @@ class Server:
             if clock.now() >= deadline:
                 logger.warning("%d requests did not end in time", len(state.in_flight))
                 return 0
-            await asyncio.sleep(TICK_SECONDS)
+            if loading.done():
+                await asyncio.sleep(TICK_SECONDS)
+            else:
+                await asyncio.wait([loading], timeout=TICK_SECONDS)
 
 
 class _Uvicorn(uvicorn.Server):

@@ -218,18 +218,22 @@ void embedding_of(const Embedding& a) {
     });
 }
 
-// Where the codes of a chunk go: of output c, input k.
-void put_code(const Layout& l, uint8_t* codes, int64_t inputs, int64_t c, int64_t k, uint8_t code) {
-    const int64_t step = k / 4, place = c * 4 + k % 4;
-    constexpr int64_t STEP = 4 * PANEL;
-    if (l.bits == 8) {
-        codes[step * STEP + place] = code;
-        return;
+// The codes of output c in a chunk of `length` inputs, of which it has `count`: four are a word.
+void put_codes(const Layout& l, const uint8_t* row, int64_t count, int64_t length, int64_t c,
+               char* to) {
+    auto* low = reinterpret_cast<uint32_t*>(to) + c;
+    uint32_t* high = low + length * PANEL / 8;
+    for (int64_t k = 0; k < count; k += 4) {
+        uint32_t word;
+        std::memcpy(&word, row + k, sizeof word);
+        const int64_t step = k / 4;
+        if (l.bits == 8) {
+            low[step * PANEL] = word;
+            continue;
+        }
+        low[step / 2 * PANEL] |= (word & 0x0f0f0f0f) << (step % 2 * 4);
+        if (l.bits == 6) high[step / 4 * PANEL] |= (word >> 4 & 0x03030303) << (step % 4 * 2);
     }
-    codes[step / 2 * STEP + place] |= static_cast<uint8_t>((code & 15) << (step % 2 * 4));
-    if (l.bits == 6)
-        codes[inputs * PANEL / 2 + step / 4 * STEP + place] |=
-            static_cast<uint8_t>((code >> 4) << (step % 4 * 2));
 }
 
 void pack_groups(const Pack& a, const Layout& l, int64_t panel) {
@@ -262,8 +266,7 @@ void pack_groups(const Pack& a, const Layout& l, int64_t panel) {
         to += header_bytes(l, length);
         for (int64_t c = 0; c < columns; ++c) {
             const uint8_t* row = a.codes + (panel * PANEL + c) * a.inputs + begin;
-            for (int64_t k = 0; k < std::min(length, a.inputs - begin); ++k)
-                put_code(l, reinterpret_cast<uint8_t*>(to), length, c, k, row[k]);
+            put_codes(l, row, std::min(length, a.inputs - begin), length, c, to);
         }
         to += length * PANEL * l.bits / 8;
     }

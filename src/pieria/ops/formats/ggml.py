@@ -200,9 +200,12 @@ def _bits(bytes_NB: Tensor, bits: int, run: int) -> Tensor:
 
     Of every `run` bytes the lowest bits are the first `run` numbers, the next bits the next ones.
     """
-    shifts_S1 = torch.arange(0, 8, bits, dtype=torch.uint8).unsqueeze(1)
-    runs_NR1B = torch.unflatten(bytes_NB, 1, (-1, 1, run))
-    return (runs_NR1B >> shifts_S1 & (1 << bits) - 1).flatten(1)
+    # Eight bytes at a time where they fit: what comes over from a neighbour is masked.
+    wide = bytes_NB.shape[1] % 8 == 0
+    packed = bytes_NB.contiguous().view(torch.int64 if wide else torch.uint8)
+    mask = ((1 << bits) - 1) * (0x0101010101010101 if wide else 1)
+    parts = [(packed >> shift & mask).view(torch.uint8) for shift in range(0, 8, bits)]
+    return torch.cat([torch.unflatten(part, 1, (-1, run)) for part in parts], 2).flatten(1)
 
 
 def _joined(low_NE: Tensor, high_NE: Tensor, low_bits: int = 4) -> Tensor:
