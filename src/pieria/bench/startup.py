@@ -78,17 +78,19 @@ def run(model: str, dtype: str, streams: int, clock: Clock) -> Report:
             ("listening", server.wait("/health", START_LIMIT_SECONDS, statuses=None)),
             ("ready", server.wait("/ready", START_LIMIT_SECONDS)),
         ]
+        _ask(server, max_tokens=1)
+        phases.append(("first token", clock.now() - server.began))
         answer = _ask(server)
-        phases.append(("first answer", clock.now() - server.began))
+        phases.append(("first answer after it", clock.now() - server.began))
         with ThreadPoolExecutor(streams) as pool:
             finished = sum(pool.map(lambda i: _stream(server, i), range(streams)))
         peak = server.peak_bytes()
     return Report(tuple(phases), imports, answer, streams, streams - finished, weight_bytes, peak)
 
 
-def _ask(server: Server) -> str:
+def _ask(server: Server, **options: object) -> str:
     message = {"role": "user", "content": QUESTION}
-    body: dict[str, object] = {"model": "m", "messages": [message], "temperature": 0}
+    body = {"model": "m", "messages": [message], "temperature": 0, **options}
     status, text = server.request("/v1/chat/completions", json.dumps(body).encode())
     if status != 200:
         raise RuntimeError(f"the question was answered with status {status}: {text}")
