@@ -37,6 +37,10 @@ T = TypeVar("T")
 
 RUNNERS = ("auto", "generate", "pooling")
 
+TOKENS_AT_A_TIME = 32
+"""Of which the engine's thread tells where only whole answers are wanted: it shares processors and
+the interpreter's lock with whoever listens."""
+
 Prompt = str | Sequence[int]
 Messages = list[dict[str, Any]]
 
@@ -297,7 +301,7 @@ class LLM:
             if params.logprobs is not None:
                 output.logprobs, output.cumulative_logprob = [], 0.0
         result = RequestOutput(text, prompt, outputs)
-        async for delta in engine.stream(prompt, params):
+        async for delta in engine.stream(prompt, params, stream_interval=TOKENS_AT_A_TIME):
             output = outputs[delta.choice]
             output.text += delta.text
             output.token_ids += delta.tokens

@@ -14,6 +14,7 @@ from pieria.engine.cause import SHORT, cause, out_of_memory
 from pieria.engine.messages import Add, Output, Stats
 from pieria.engine.plan import ChunkResult, Runner, StepPlan, StepResult
 from pieria.engine.scheduler import Scheduler
+from pieria.engine.untold import Untold
 
 COMPUTING = "computing a step of it"
 
@@ -36,6 +37,7 @@ class Engine:
     ) -> None:
         self._clock = clock or RealTime()
         self._arrived: dict[str, float] = {}
+        self._untold = Untold()
         self.scheduler = scheduler
         self.runner = runner
         self.box = box or BlackBox.within_process()
@@ -52,6 +54,7 @@ class Engine:
         """Queue a request. ValueError if it could never be served."""
         self.scheduler.add(add)
         self._arrived[add.id] = self._clock.now()
+        self._untold.add(add)
 
     def abort(self, ids: Iterable[str]) -> None:
         """Forget requests; what they hold is free before the next step."""
@@ -59,16 +62,17 @@ class Engine:
         self.scheduler.abort(ids)
         for id in ids:
             self._arrived.pop(id, None)
+        self._untold.forget(ids)
 
     def step(self) -> list[Output]:
-        """Compute one plan; returns the news of every request in it. RunnerLost ends the engine."""
+        """Compute one plan; returns what is to be told of it. RunnerLost ends the engine."""
         plan = self.scheduler.plan()
         queued = self._queued(plan) if self._arrived else {}
         result = self._run(plan)
         outputs = self.scheduler.commit(plan, result)
         if queued:
             outputs = [replace(output, queued_seconds=queued.get(output.id)) for output in outputs]
-        return outputs
+        return self._untold.due(outputs)
 
     def _queued(self, plan: StepPlan) -> dict[str, float]:
         """How many seconds each request has waited that is in a plan for the first time."""

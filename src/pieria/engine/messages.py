@@ -19,6 +19,7 @@ class Add(msgspec.Struct, frozen=True, tag=True):
     where both are equal. max_tokens: already resolved against the model's length. priority: lower
     is served earlier. tenant, share: seats are divided between tenants by their shares. output,
     prompt_logprobs_sent: what another engine had computed of it; this one goes on after it.
+    stream_interval: of how many tokens at a time the front wants news, after the first.
     """
 
     id: str
@@ -35,6 +36,7 @@ class Add(msgspec.Struct, frozen=True, tag=True):
     share: float = 1.0
     output: tuple[int, ...] = ()
     prompt_logprobs_sent: int = 0
+    stream_interval: int = 1
 
 
 class Abort(msgspec.Struct, frozen=True, tag=True):
@@ -121,7 +123,7 @@ class Ready(msgspec.Struct, frozen=True, tag=True):
 
 
 class Progress(msgspec.Struct, frozen=True, tag=True):
-    """Sent after every step, and at least once a second while idle.
+    """Sent after every step that there is news of, and at least once a second.
 
     idle: no request is waiting or running.
     """

@@ -20,6 +20,7 @@ from typing import Any
 import msgspec
 
 from pieria import logs
+from pieria.clock import RealTime
 from pieria.engine.black_box import BlackBox
 from pieria.engine.cause import cause
 from pieria.engine.commands import Commands
@@ -127,6 +128,8 @@ def run(sock: socket.socket, factory: Factory, box: BlackBox) -> None:
 def _loop(engine: Engine, link: BlockingLink, check: Callable[[], None] | None) -> None:
     inbox: queue.SimpleQueue[Any] = queue.SimpleQueue()
     commands = Commands(engine)
+    clock = RealTime()
+    told = clock.now()
     threading.Thread(target=_receive, args=(link, inbox), daemon=True).start()
     while True:
         outputs: list[Output] = []
@@ -150,7 +153,10 @@ def _loop(engine: Engine, link: BlockingLink, check: Callable[[], None] | None) 
             engine.rest()
             if check is not None:
                 check()
-        link.send(Progress(tuple(outputs), engine.stats, engine.idle))
+        now = clock.now()
+        if outputs or engine.idle or now - told >= HEARTBEAT_SECONDS:
+            link.send(Progress(tuple(outputs), engine.stats, engine.idle))
+            told = now
 
 
 def _added(engine: Engine, add: Add) -> tuple[Output, ...]:

@@ -92,9 +92,11 @@ class TextEngine:
         tenant: str = "",
         share: float = 1.0,
         timeout_seconds: float | None = None,
+        stream_interval: int = 1,
     ) -> AsyncGenerator[Delta, None]:
         """Deltas of all choices as they come. Leaving early aborts the request.
 
+        stream_interval: tokens of a delta after the first; 1 where texts are looked at for stops.
         tenant, share: whose it is, and how much of the engine that one has beside others.
         ValueError for a prompt that cannot be served, QueueFull, RequestFailed, EngineDead,
         TimedOut when the time is up, TooSlow if the deltas are not taken.
@@ -123,6 +125,7 @@ class TextEngine:
                 salt=salt,
                 tenant=tenant,
                 share=share,
+                stream_interval=1 if params.stops else stream_interval,
             )
             for choice in range(params.n)
         ]
