@@ -4,7 +4,8 @@
 
 Runs the engine in this process, a step at a time, and after each step makes its kernel calls and
 its draws once more, alone: what the step took longer is the host's. Medians of all steps. Messages
-to a front and its work are in other threads or processes and are not counted.
+to a front and its work are in other threads or processes and are not counted there; what the front
+of `LLM.generate` takes of a processor for a token is measured after it, at batch 1.
 """
 
 import argparse
@@ -14,7 +15,7 @@ from statistics import median
 
 import torch
 
-from pieria import ops
+from pieria import LLM, ops
 from pieria.clock import Clock, RealTime
 from pieria.engine.device_runner import DeviceRunner
 from pieria.engine.engine import Engine
@@ -68,6 +69,23 @@ def main() -> None:
             f" the host's share {(whole - native) / whole:.1%}"
         )
 
+    del prepared, scheduler, cache
+    print(f"batch 1: the front of `LLM.generate` takes {front(options) * 1e3:.3f} ms a token")
+
+
+def front(options: argparse.Namespace) -> float:
+    """Seconds of a processor that the thread takes which the engine tells of tokens."""
+    params = SamplingParams(temperature=0, ignore_eos=True, max_tokens=STEPS)
+    taken = []
+    with LLM(options.model, dtype=options.dtype, kv_cache_memory_bytes=CACHE_BYTES) as llm:
+        assert llm._thread.ident is not None
+        clock = time.pthread_getcpuclockid(llm._thread.ident)
+        for i in range(5):
+            begin = time.clock_gettime(clock)
+            llm.generate(list(range(1000 + i, 1016 + i)), params, progress=False)
+            taken.append((time.clock_gettime(clock) - begin) / STEPS)
+    return median(taken)
+
 
 def measure(engine: Engine, runner: DeviceRunner, batch: int, clock: Clock) -> tuple[float, float]:
     """Seconds of a step, and of its native code alone."""
@@ -79,7 +97,7 @@ def measure(engine: Engine, runner: DeviceRunner, batch: int, clock: Clock) -> t
     assert runner.captured is not None, "the device records no steps"
     rows = next(n for n in runner.captured.steps if n >= batch)
     step = runner.captured.steps[rows]
-    logits_RV, recording = step.logits_RV, step.recording
+    logits_RV, recording = step.made, step.recording
     assert logits_RV is not None and recording is not None, runner.captured.obstacle
     draws = ops.Draws(torch.zeros(batch, dtype=torch.int64))
     whole, native = [], []

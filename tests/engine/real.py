@@ -105,6 +105,7 @@ def engine(
             page_tokens,
             -(-model.config.context // page_tokens),
             config.max_num_seqs,
+            config.max_num_batched_tokens,
             ops.service("cpu", "record"),
             ops.service("cpu", "Arena")(),
         )

@@ -115,6 +115,27 @@ def test_tokens_do_not_depend_on_preemption() -> None:
         assert made.stats.preemptions >= 5
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("config", [{}, {"windows": (3, 9)}])
+def test_replayed_steps_of_prompts_give_the_same_bits(
+    dtype: torch.dtype, config: dict[str, object]
+) -> None:
+    adds = [
+        add(str(i), prompt(length, i), 3, logprobs=2, prompt_logprobs=1 if i == 2 else None)
+        for i, length in enumerate((7, 16, 17, 33, 8, 40))
+    ]
+    with only("cpu", "torch"):
+        decoder = model(dtype, **config)
+        made = engine(decoder, records=True, max_num_seqs=4, max_num_batched_tokens=8)
+        plain = engine(decoder, max_num_seqs=4, max_num_batched_tokens=8)
+        assert isinstance(made.runner, DeviceRunner) and made.runner.captured is not None
+        for message in adds:
+            assert served(made, [message]) == served(plain, [message])
+        assert made.runner.captured.prompt is not None
+        # Among others, and on cached beginnings.
+        assert served(made, adds) == served(plain, adds)
+
+
 def test_what_cannot_be_recorded_is_said_once(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO", "pieria.engine.capture")
     with only("torch", "cpu"):
@@ -123,7 +144,7 @@ def test_what_cannot_be_recorded_is_said_once(caplog: pytest.LogCaptureFixture) 
         assert isinstance(made.runner, DeviceRunner)
         runner = made.runner
         runner.captured = Captured(
-            decoder, runner.caches, runner.tables, runner.page_tokens, 128, 8, record, Arena()
+            decoder, runner.caches, runner.tables, runner.page_tokens, 128, 8, 64, record, Arena()
         )
         expected = served(engine(decoder), requests())
         assert served(made, requests()) == expected

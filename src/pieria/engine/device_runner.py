@@ -5,6 +5,7 @@ weights come from.
 """
 
 from collections.abc import Sequence
+from itertools import accumulate
 
 import torch
 from torch import Tensor
@@ -51,12 +52,17 @@ class DeviceRunner:
             return self._drawn(
                 chunks, range(len(chunks)), self.captured.logits(chunks), [()] * len(chunks)
             )
-        tokens_T, context = pack(chunks, self.page_tokens, self.caches, self.tables, self.device)
-        hidden_TD = self.model(tokens_T, context)
+        if self.captured is not None and self.captured.takes_prompt(chunks):
+            hidden_TD = self.captured.hidden(chunks[0])
+        else:
+            hidden_TD = self.model(
+                *pack(chunks, self.page_tokens, self.caches, self.tables, self.device)
+            )
         prompt_logprobs = self._prompt_logprobs(chunks, hidden_TD)
-        ends = context.query_starts_R1[1:] - 1
+        ends = list(accumulate(len(c.tokens) for c in chunks))
         drawing = [i for i, c in enumerate(chunks) if c.draw is not None]
-        logits_RV = self.model.logits(hidden_TD[ends[drawing]]) if drawing else None
+        last_R = torch.tensor([ends[i] - 1 for i in drawing], device=hidden_TD.device)
+        logits_RV = self.model.logits(hidden_TD[last_R]) if drawing else None
         return self._drawn(chunks, drawing, logits_RV, prompt_logprobs)
 
     def _drawn(

@@ -159,8 +159,8 @@ def captured(
     if record is None or model.mesh.size > 1 or config.enforce_eager:
         return None
     width = -(-max_model_len // config.block_size)
-    most = scheduler.max_num_seqs
-    return Captured(model, caches, tables, config.block_size, width, most, record, arena())
+    most = scheduler.max_num_seqs, scheduler.max_num_batched_tokens
+    return Captured(model, caches, tables, config.block_size, width, *most, record, arena())
 
 
 def use_threads(asked: int | None, isa: str, device: str, ranks: int) -> tuple[Decision, ...]:

@@ -81,6 +81,24 @@ def test_recordings_share_the_arena_and_do_not_overlap_in_it() -> None:
     assert all(x.data_ptr() % 64 == 0 for x in first)
 
 
+def test_what_is_gone_is_used_again() -> None:
+    arena = Arena()
+    with record(arena, lambda: 0):
+        kept, gone = torch.empty(100), torch.empty(100)
+        view, address = gone.view(10, 10)[3:], gone.data_ptr()
+        del gone
+        other = torch.empty(100)
+        assert len({address, kept.data_ptr(), other.data_ptr()}) == 3
+        del view
+        assert torch.empty(100, dtype=torch.int32).data_ptr() == address
+        assert torch.empty(0, 3).shape == (0, 3)
+    with record(arena, lambda: 0):
+        again = [torch.empty(100) for _ in range(2)]
+        del kept, other  # of the recording before: not to be given away twice
+        again += [torch.empty(100) for _ in range(4)]
+        assert len({x.data_ptr() for x in again}) == 6
+
+
 def test_only_one_recording_at_a_time() -> None:
     again = record(Arena(), lambda: 0)
     with record(Arena(), lambda: 0), pytest.raises(AssertionError, match="is being made"):

@@ -4,6 +4,7 @@ Knows kernels' calls and what torch does beside them. Knows no op and no model.
 """
 
 import ctypes
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -20,27 +21,43 @@ BLOCK_BYTES = 4 << 20
 
 
 class Arena:
-    """Memory for what steps make on the way. Recorded steps share it, as one runs at a time."""
+    """Memory for what steps make on the way. Recorded steps share it, as one runs at a time.
+
+    What a tensor had that is gone is the next one's of its size, so that it is still in a cache.
+    """
 
     def __init__(self) -> None:
         self._blocks: list[Tensor] = []
-        self._block = self._used = 0
+        self.rewind()
 
     def rewind(self) -> None:
         """Give all of it away again."""
         self._block = self._used = 0
+        # Addresses, and the blocks they are in, by bytes. What is left of earlier recordings comes
+        # back to dictionaries of then.
+        self._free: dict[int, list[tuple[int, Tensor]]] = {}
 
     def like(self, x: Tensor) -> Tensor:
         """A dense tensor of x's shape and dtype."""
         size = x.numel() * x.element_size()
+        if size == 0:
+            return torch.empty(x.shape, dtype=x.dtype)
+        free = self._free.setdefault(size, [])
+        place = free.pop() if free else self._take(size)
+        held = (ctypes.c_char * size).from_address(place[0])
+        weakref.finalize(held, free.append, place).atexit = False
+        return torch.frombuffer(held, dtype=x.dtype).view(x.shape)
+
+    def _take(self, size: int) -> tuple[int, Tensor]:
+        """Memory that was not used since the arena was rewound."""
         begin = -(-self._used // ALIGNMENT) * ALIGNMENT
         while self._block < len(self._blocks) and begin + size > len(self._blocks[self._block]):
             self._block, begin = self._block + 1, 0
         if self._block == len(self._blocks):
             self._blocks.append(torch.empty(max(size, BLOCK_BYTES), dtype=torch.uint8))
         self._used = begin + size
-        found = self._blocks[self._block][begin : begin + size]
-        return found.view(x.dtype).view(x.shape)
+        block = self._blocks[self._block]
+        return block.data_ptr() + begin, block
 
 
 class Recording(TorchDispatchMode):  # type: ignore[no-untyped-call]
