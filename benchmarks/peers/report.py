@@ -12,11 +12,18 @@ from benchmarks.peers.work import WORKS, Measure, Work
 OURS = "pieria"
 
 
-def markdown(facts: Mapping[str, Any], results: Results, costs: Costs) -> str:
-    """facts: model, machine, date, versions and settings of the engines, repeats, threads."""
+def markdown(
+    facts: Mapping[str, Any],
+    results: Results,
+    costs: Costs,
+    aims: Mapping[str, str] | None = None,
+) -> str:
+    """facts: model, precision, machine, date, versions and settings of the engines, repeats,
+    threads. aims: by work; None: the works' own, for 16 bits.
+    """
     names = list(facts["engines"])
     lines = [
-        f"# {facts['model']} on {facts['machine']}",
+        f"# {facts['model']}, {facts['precision']}, on {facts['machine']}",
         "",
         f"{facts['date']}, {facts['threads']} threads. Medians of {facts['repeats']}, engines in"
         " turn, the others held still; in brackets the range, and n where there are fewer. The last"
@@ -31,7 +38,7 @@ def markdown(facts: Mapping[str, Any], results: Results, costs: Costs) -> str:
     ]
     for work in WORKS:
         if work.name in results.samples or work.name in results.problems:
-            lines += [_row(work, measure, names, results, costs) for measure in work.measures]
+            lines += [_row(work, measure, names, results, costs, aims) for measure in work.measures]
     lines += ["", "| engine | version | how it is set | says |", "|---|---|---|---|"]
     for name, engine in facts["engines"].items():
         said = results.said.get(name, "")
@@ -120,13 +127,23 @@ def plot(results: Results, folder: Path, title: str) -> None:
         figure.savefig(folder / "server.svg")
 
 
-def _row(work: Work, measure: Measure, names: list[str], results: Results, costs: Costs) -> str:
+def _row(
+    work: Work,
+    measure: Measure,
+    names: list[str],
+    results: Results,
+    costs: Costs,
+    aims: Mapping[str, str] | None,
+) -> str:
     cells = [_value(work, measure, name, results) for name in names]
     found = ratio(results, work.name, measure)
     title = f"{work.title}{measure.title}, {measure.unit}"
-    shares = _shares(work, measure, results, costs)
+    # What the machine multiplies was measured in 16 bits alone.
+    shares = "–" if aims is not None and work.kind == "prompt" else None
+    shares = shares or _shares(work, measure, results, costs)
+    aim = measure.aim if aims is None else aims.get(work.name, "–")
     shown = "–" if found is None else f"**{found:.2f}**"
-    return f"| {title} | {' | '.join(cells)} | {shown} | {measure.aim} | {shares} |"
+    return f"| {title} | {' | '.join(cells)} | {shown} | {aim} | {shares} |"
 
 
 def _value(work: Work, measure: Measure, name: str, results: Results) -> str:

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 import psutil
 
 from benchmarks.peers import engines
+from benchmarks.peers.environments import llama_program
 from benchmarks.peers.models import Model
 from benchmarks.peers.work import Prompts
 from pieria.bench.process import Server, free_port
@@ -45,8 +46,8 @@ class Worker:
 
     def __init__(self, engine: str, python: Path, model: Model, threads: int, log: Path) -> None:
         self._log = log
-        settings = json.dumps(engines.worker_settings(engine, threads))
-        path = engines.model_path(engine, model)
+        settings = json.dumps(engines.worker_settings(engine, model.precision.quantize, threads))
+        path = model.paths[engine]
         command = [python, engines.WORKERS / f"run_{engine}.py", path, settings]
         with log.open("wb") as errors:
             self._process = subprocess.Popen(
@@ -185,8 +186,9 @@ def llama_bench(
     python: Path, model: Model, threads: int, options: Sequence[str], log: Path
 ) -> float:
     """Tokens a second of one run of llama-bench with these options, after its own warm-up."""
-    program = engines.llama_program("llama-bench", python)
-    command = [program, "-m", model.gguf, "-fa", "1", "-t", str(threads), "-r", "1", "-o", "json"]
+    program = llama_program("llama-bench", python)
+    command = [program, "-m", model.paths["llama.cpp"], "-fa", "1", "-t", str(threads)]
+    command += ["-r", "1", "-o", "json"]
     [row] = json.loads(_printed([*map(str, command), *options], log))
     return float(row["avg_ts"])
 
@@ -195,10 +197,10 @@ def llama_batched_bench(
     python: Path, model: Model, threads: int, requests: int, prompt: int, output: int, log: Path
 ) -> float:
     """Tokens a second, prompts' and answers', of so many requests at once."""
-    program = engines.llama_program("llama-batched-bench", python)
+    program = llama_program("llama-batched-bench", python)
     size = requests * (prompt + output)
     command = [
-        *(str(program), "-m", str(model.gguf), "-fa", "on", "-t", str(threads)),
+        *(str(program), "-m", str(model.paths["llama.cpp"]), "-fa", "on", "-t", str(threads)),
         *("-c", str(size), "-npp", str(prompt), "-ntg", str(output), "-npl", str(requests)),
         *("--output-format", "jsonl"),
     ]

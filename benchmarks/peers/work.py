@@ -4,9 +4,7 @@ import random
 from dataclasses import dataclass
 from typing import Literal
 
-GREEDY_QUESTION = (
-    "<|im_start|>user\nWhat is the capital of France?<|im_end|>\n<|im_start|>assistant\n"
-)
+GREEDY_QUESTION = "<|im_start|>user\nName the capital of France.<|im_end|>\n<|im_start|>assistant\n"
 GREEDY_ANSWER = "Paris"
 
 Kind = Literal["decode", "prompt", "batch", "shared", "server", "start", "memory"]

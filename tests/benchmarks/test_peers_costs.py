@@ -26,3 +26,12 @@ def test_a_step_and_a_prompt(tied: bool, tmp_path: Path) -> None:
     attention = LAYERS * 4 * HEADS * WIDTH * tokens * (tokens + 1) // 2
     found = costs.prompt_flops(tokens)
     assert found == pytest.approx(2 * LINEAR * tokens + attention + 2 * head, rel=0.02)
+
+
+def test_fewer_bits_are_fewer_bytes(tmp_path: Path) -> None:
+    """A byte for a weight and a float32 scale for an output; norms stay as they are."""
+    tiny.save(tiny.model("Llama", tie_word_embeddings=False), tmp_path)
+    costs = Costs.of(open_checkpoint(tmp_path), "int8")
+    outputs = LAYERS * (3 * HIDDEN + 2 * GROUPS * WIDTH + 2 * INNER) + VOCABULARY
+    wanted = LINEAR + VOCABULARY * HIDDEN + 4 * outputs + 2 * NORMS
+    assert costs.decode_bytes(0) == wanted

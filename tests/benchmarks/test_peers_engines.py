@@ -2,13 +2,17 @@
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from benchmarks.peers import engines
 from benchmarks.peers.models import CONTEXT_TOKENS, Model
+from benchmarks.peers.precisions import PRECISIONS, SIXTEEN, Precision
 from benchmarks.peers.sessions import EngineFailed, Worker
+from benchmarks.peers.work import WORKS
+from pieria.models.quantization import NAMES as QUANTIZE
 
 ECHO = """
 import sys, time
@@ -28,7 +32,8 @@ serve(load)
 
 @pytest.fixture
 def model(tmp_path: Path) -> Model:
-    return Model("toy", tmp_path, tmp_path / "m.gguf", tmp_path / "o")
+    paths = {name: tmp_path / name for name in (*engines.NAMES, "echo")}
+    return Model("toy", SIXTEEN, tmp_path, paths)
 
 
 @pytest.fixture
@@ -63,8 +68,7 @@ def test_a_worker_that_ends(worker: Worker) -> None:
 def test_every_engine_has_what_it_is_started_with(engine: engines.Engine, model: Model) -> None:
     if engine.name != "llama.cpp":  # which has programs for that
         assert (engines.WORKERS / f"run_{engine.name}.py").exists()
-        assert json.dumps(engines.worker_settings(engine.name, 2))
-    assert engines.model_path(engine.name, model).is_relative_to(model.folder)
+        assert json.dumps(engines.worker_settings(engine.name, "none", 2))
     assert engine.serves == (engine.name in engines.READY)
 
 
@@ -79,3 +83,15 @@ def test_the_servers_get_the_same_cache_and_context(model: Model, tmp_path: Path
     for command in (ours, theirs):
         assert command[command.index("--dtype") + 1] == "bfloat16"
         assert command[command.index("--max-num-seqs") + 1] == "128"
+
+
+@pytest.mark.parametrize("precision", PRECISIONS, ids=lambda precision: precision.name)
+def test_a_precision_has_a_peer_and_pieria_is_told(precision: Precision, model: Model) -> None:
+    assert precision.weights.keys() <= set(engines.NAMES)
+    assert "pieria" in precision.weights and len(precision.weights) > 1
+    assert engines.worker_settings("pieria", precision.quantize, 2)["quantize"] in QUANTIZE
+    asked = replace(model, precision=precision)
+    command = engines.server_command("pieria", Path("python"), asked, 1, 2, 4, 100)
+    assert command[command.index("--quantize") + 1] == precision.quantize
+    known = {work.name for work in WORKS}
+    assert precision.aims is None or precision.aims.keys() <= known

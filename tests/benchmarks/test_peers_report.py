@@ -9,6 +9,7 @@ from benchmarks.peers.run import Results
 
 FACTS: dict[str, Any] = {
     "model": "toy",
+    "precision": "16bit",
     "machine": "a machine",
     "date": "today",
     "threads": 2,
@@ -86,6 +87,13 @@ def test_the_table() -> None:
     [goodput] = [row for name, row in found.items() if "ITL p99 500 ms" in name]
     assert goodput[3] == "–"
     assert "prompt of 2048 tokens, tok/s" not in found
+
+
+def test_the_aims_of_a_precision() -> None:
+    aims = {"decode": "1.25"}
+    text = report.markdown(FACTS, results(), Costs(), aims)  # type: ignore[arg-type]
+    assert "| **1.50** | 1.25 | 75%, 50% |" in text
+    assert "| **0.50** | – | – |" in text  # a prompt's share is known of 16 bits alone
 
 
 def test_what_went_wrong_is_told() -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 from benchmarks.peers.engines import ENGINES, Engine
 from benchmarks.peers.models import REAL, Model
+from benchmarks.peers.precisions import SIXTEEN
 from benchmarks.peers.run import Bench, Results
 from benchmarks.peers.sessions import EngineFailed
 from benchmarks.peers.work import GREEDY_QUESTION, WORKS, Work
@@ -31,7 +32,7 @@ def bench(name: str = REAL, **changes: Any) -> Bench:
     made = Bench(
         engines=ENGINES[:3],
         pythons={},
-        model=Model(name, Path(), Path(), Path()),
+        model=Model(name, SIXTEEN, Path(), {}),
         tokenizer=ToyTokenizer(),  # type: ignore[arg-type]
         threads=1,
         repeats=3,

@@ -5,7 +5,7 @@ Knows names, shards and what a family's files do differently. Does not know file
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 
 import torch
@@ -30,7 +30,7 @@ from pieria.models.names import (
 )
 from pieria.models.parts import Logical, Module, Norm
 from pieria.models.parts import replace as hold
-from pieria.models.quantization import NONE, STORED, formats
+from pieria.models.quantization import NONE, formats
 from pieria.models.quantized.config import Mxfp4, quantization
 from pieria.models.quantized.file import QuantizedFile
 from pieria.models.quantized.held import held
@@ -72,8 +72,8 @@ def load(
 ) -> None:
     """Give every parameter of `model` its data on `device`, one tensor at a time.
 
-    quantize: the format of weights, as `quantization` names it; each is brought into it when read.
-    None: as safetensors files have them, and numbers of GGUF files.
+    quantize: the format of weights, as `quantization` names it; each is brought into it when read,
+    unless the file has it so. None: as safetensors files have them, and numbers of GGUF files.
     Host memory beyond the weights stays below one tensor. `advance(bytes)` is called after each,
     `complete(module)` when a module has all of its own.
     ValueError that names the tensors if one is missing, left over, or of another shape than the
@@ -107,8 +107,10 @@ def _load(
                 few = _read_blocks(tensors, places[name][0], logical[name], model, format)
                 blocks = _deinterleave(few.tensors[0], name, family(keys), model)
                 few = replace(few, tensors=(blocks,))
-            elif module.quantizable and kind == "weight" and quantize in (None, STORED):
+            elif module.quantizable and kind == "weight" and quantize != NONE:
                 few = held(tensors, places[name], logical[name], model.mesh, dtype)
+                if few is not None and format not in (None, few.format):
+                    few = None
             if few is not None:
                 hold(module, kind, few.to(device))
                 kept[few.format.name] += 1
@@ -183,8 +185,13 @@ def _files(checkpoint: Checkpoint, model: Decoder) -> _Files:
     return _Files(keys, tensors, names, logical, places)
 
 
-def held_bytes(checkpoint: Checkpoint, model: Decoder, quantize: str) -> int:
-    """Bytes of this rank's weights, as `load` will hold them. ValueError as `load` raises."""
+def held_bytes(
+    checkpoint: Checkpoint, model: Decoder, quantize: str, without: Collection[str] = ()
+) -> int:
+    """Bytes of this rank's weights, as `load` will hold them; `without` those of these names.
+
+    ValueError as `load` raises.
+    """
     with naming(str(checkpoint.path)):
         files = _files(checkpoint, model)
         held = formats(quantize, model, files.logical, _stored(files))
@@ -195,6 +202,7 @@ def held_bytes(checkpoint: Checkpoint, model: Decoder, quantize: str) -> int:
             for module in model.declaring()
             for kind in module.logical
             for name, part in [(f"{module.path}.{kind}", getattr(module, kind))]
+            if name not in without
         )
 
 
