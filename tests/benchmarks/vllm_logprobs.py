@@ -1,6 +1,6 @@
 """Run by vLLM's own interpreter: a model's log-probabilities of some tokens, as JSON.
 
-python vllm_logprobs.py MODEL TOKENS, where TOKENS is a JSON list of ids.
+python vllm_logprobs.py MODEL DTYPE TOKENS, where TOKENS is a JSON list of ids.
 """
 
 import json
@@ -10,10 +10,10 @@ import sys
 def main() -> None:
     from vllm import LLM, SamplingParams
 
-    tokens = json.loads(sys.argv[2])
+    tokens = json.loads(sys.argv[3])
     llm = LLM(
         model=sys.argv[1],
-        dtype="float32",
+        dtype=sys.argv[2],
         max_model_len=128,
         enforce_eager=True,
         enable_prefix_caching=False,

@@ -56,10 +56,10 @@ def run(options: QualityOptions, clock: Clock, out: Console, progress: Console) 
             shown = name if file is checkpoint else Path(name).name
             found.append(measure(shown, first, other, clock, lambda: bar.advance(task)))
             progress.log(f"{shown}: {found[-1].kl:.3g} nats")
+            if options.output_json is not None:  # after each, as a run may take hours
+                quality_report.save(options.output_json, settings, found)
     title = f"{Path(options.model).name} on {sum(map(len, text))} tokens, against float32"
     out.print(quality_report.table(found, title))
-    if options.output_json is not None:
-        quality_report.save(options.output_json, settings, found)
     if options.output_plot is not None:
         quality_report.plot(options.output_plot, found, title)
 

@@ -11,7 +11,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from pieria import LLM, SamplingParams
 from pieria.models.checkpoint import open_checkpoint
+from pieria.models.context import Packed
 from pieria.models.decoder import Decoder
 from pieria.models.loader import build, load
 from pieria.models.quantized.layout import WRITABLE
@@ -31,10 +33,10 @@ SIZES: dict[str, Any] = {
 }
 
 
-def read(folder: Path) -> Decoder:
+def read(folder: Path, quantize: str | None = None) -> Decoder:
     checkpoint = open_checkpoint(folder)
     model = build(checkpoint, Mesh(), torch.float32)
-    load(checkpoint, model, "cpu")
+    load(checkpoint, model, "cpu", quantize=quantize)
     return model
 
 
@@ -65,6 +67,76 @@ def test_weights_are_those_quantized_here(format: str, plain: Path, tmp_path: Pa
                 assert torch.equal(held, wanted)
     assert names == {format}
     assert (tmp_path / "out" / "tokenizer.json").is_file()
+
+
+@pytest.mark.parametrize("format", ["int8", "int4-g32-zp"])
+def test_tokens_are_those_of_the_option(format: str, plain: Path, tmp_path: Path) -> None:
+    """With --quantize on both, so that embedding and output layer, which are written as they are,
+    are brought into the format too; what is in it already is not rounded again.
+    """
+    quantize(open_checkpoint(plain), format, tmp_path / "out")
+    prompts = [[3, 40, 5, 66, 7], [90, 8, 100]]
+    params = SamplingParams(temperature=0, max_tokens=12, ignore_eos=True, logprobs=0)
+    options = {"dtype": "float32", "threads": 1, "kv_cache_memory_bytes": 1 << 20}
+    found = []
+    for folder in (plain, tmp_path / "out"):
+        with LLM(str(folder), quantize=format, **options) as llm:
+            outputs = llm.generate(prompts, params, progress=False)
+        found.append([(o.outputs[0].token_ids, o.outputs[0].logprobs) for o in outputs])
+    assert found[0] == found[1]
+
+
+@pytest.mark.parametrize("format", ["int8", "int4-g64", "fp8"])
+def test_codes_are_kept_where_the_format_is_asked_for(
+    format: str, plain: Path, tmp_path: Path
+) -> None:
+    quantize(open_checkpoint(plain), format, tmp_path / "out")
+    wanted, found = read(plain, format), read(tmp_path / "out", format)
+    names = [m.path for m in found.declaring() if m.quantizable]
+    assert "embed" in names and "layers.0.mlp.gate" in names
+    for name in names:
+        one, other = (m.get_submodule(name).weight for m in (wanted, found))
+        assert isinstance(one, Weight) and isinstance(other, Weight)
+        assert one.format == other.format
+        assert all(torch.equal(a, b) for a, b in zip(one.tensors, other.tensors, strict=True))
+    other = read(tmp_path / "out", "int8-g32").get_submodule("layers.0.mlp.gate").weight
+    assert isinstance(other, Weight) and other.format.name == "int8-g32"
+
+
+@pytest.mark.parametrize("format", ["int8", "int4-g32", "int4-g64", "fp8"])
+def test_transformers_reads_it(format: str, plain: Path, tmp_path: Path) -> None:
+    """Beside 4 bits it rounds no activations, so that the weights' numbers give its logits; beside
+    8 it rounds them with scales of amax / 127.5 where ours are amax / 127, so that its error is
+    another one of equal size. (Of zeros it expects another shape than its library writes.)
+    """
+    pytest.importorskip("compressed_tensors")
+    from transformers import AutoModelForCausalLM
+
+    quantize(open_checkpoint(plain), format, tmp_path / "out")
+    tokens = torch.arange(3, 131)
+    made = AutoModelForCausalLM.from_pretrained(tmp_path / "out", dtype=torch.float32)
+    theirs, exact = tiny.logits(made, tokens), logits(read(plain), tokens)
+    model = read(tmp_path / "out")
+    if format.startswith("int4"):
+        for module in model.declaring():
+            if isinstance(weight := getattr(module, "weight", None), Weight):
+                del module.weight
+                module.weight = torch.nn.Parameter(dense(weight))
+        assert error(logits(model, tokens), theirs) < 1e-5
+        return
+    ours = error(logits(model, tokens), exact)
+    assert error(theirs, exact) / ours == pytest.approx(1, abs=0.1)
+    assert error(logits(model, tokens), theirs) < 1.1 * ours
+
+
+def logits(model: Decoder, tokens: torch.Tensor) -> torch.Tensor:
+    with torch.no_grad():
+        found: torch.Tensor = model.logits(model(tokens, Packed.of((len(tokens),))))
+    return found
+
+
+def error(found: torch.Tensor, wanted: torch.Tensor) -> float:
+    return float((found - wanted).norm() / wanted.norm())
 
 
 @pytest.mark.parametrize("format", WRITABLE)
