@@ -28,6 +28,7 @@ FORMATS = {
     "int4-g32": ("bfloat16", 0.1),
     "int4-g128": ("bfloat16", 0.1),
     "int4-g32-zp": ("bfloat16", 0.1),
+    "fp8": ("bfloat16", 0.4),
 }
 """With the dtype of all else and the largest difference of a log-probability. vLLM rounds no
 activations beside 4 bits, and its product has no float32 ("cpu_gemm_wna16" not implemented for

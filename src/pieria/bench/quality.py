@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -79,6 +80,11 @@ class Loaded:
         hidden_TD: Tensor = self.model(*packed)
         return hidden_TD
 
+    def logits(self, hidden_RD: Tensor) -> Tensor:
+        """[R, V]."""
+        logits_RV: Tensor = self.model.logits(hidden_RD)
+        return logits_RV
+
     @property
     def stateful(self) -> bool:
         return any(spec.state for spec in self.layout.specs)
@@ -139,28 +145,49 @@ def loaded(
     return Loaded(model, arranged, caches, pages, bits, device.torch_device)
 
 
+class Computes(Protocol):
+    """What has a distribution of next tokens."""
+
+    def hidden(self, tokens: Sequence[int]) -> Tensor:
+        """[T, D] of a window's tokens."""
+
+    def logits(self, hidden_RD: Tensor) -> Tensor:
+        """[R, V] of some of them."""
+
+
 @dataclass(frozen=True)
 class Reference:
     """A model, and the hidden states [T, D] that it has for each window."""
 
-    loaded: Loaded
+    computes: Computes
     windows: Sequence[Sequence[int]]
     hidden: Sequence[Tensor]
 
 
+@dataclass(frozen=True)
+class Distance:
+    """As in `Quality`. seconds: for all windows' hidden states."""
+
+    perplexity: float
+    kl: float
+    agreement: float
+    seconds: float
+
+
 @torch.inference_mode()
 def reference(
-    loaded: Loaded, windows: Sequence[Sequence[int]], advance: Callable[[], None] = lambda: None
+    computes: Computes,
+    windows: Sequence[Sequence[int]],
+    advance: Callable[[], None] = lambda: None,
 ) -> Reference:
     """`advance()` is called after each window."""
     hidden = []
     for window in windows:
-        hidden.append(loaded.hidden(window))
+        hidden.append(computes.hidden(window))
         advance()
-    return Reference(loaded, windows, hidden)
+    return Reference(computes, windows, hidden)
 
 
-@torch.inference_mode()
 def measure(
     name: str,
     reference: Reference,
@@ -169,34 +196,49 @@ def measure(
     advance: Callable[[], None] = lambda: None,
 ) -> Quality:
     """Compare two models of one vocabulary on the windows; `advance()` is called after each."""
-    windows, exact = reference.windows, reference.loaded.model
+    windows = reference.windows
+    found = distance(reference, other, clock, advance=advance)
+    return Quality(
+        name,
+        other.bits,
+        found.perplexity,
+        found.kl,
+        found.agreement,
+        sum(map(len, windows)) / found.seconds,
+        _decode_rate(other, windows[0], clock),
+    )
+
+
+@torch.inference_mode()
+def distance(
+    reference: Reference,
+    other: Computes,
+    clock: Clock,
+    begin: int = 0,
+    advance: Callable[[], None] = lambda: None,
+) -> Distance:
+    """begin: the first place of a window whose next token counts."""
+    exact = reference.computes
     loss = divergence = seconds = 0.0
     same = count = 0
-    for window, exact_TD in zip(windows, reference.hidden, strict=True):
+    for window, exact_TD in zip(reference.windows, reference.hidden, strict=True):
         began = clock.now()
         hidden_TD = other.hidden(window)
         seconds += clock.now() - began
-        for first in range(0, len(window) - 1, ROWS):
+        for first in range(begin, len(window) - 1, ROWS):
             last = min(first + ROWS, len(window) - 1)
             p_RV = torch.log_softmax(exact.logits(exact_TD[first:last]).double(), -1)
-            q_RV = torch.log_softmax(other.model.logits(hidden_TD[first:last]).double(), -1)
+            q_RV = torch.log_softmax(other.logits(hidden_TD[first:last]).double(), -1)
             targets_R1 = torch.tensor(window[first + 1 : last + 1]).unsqueeze(1).to(q_RV.device)
             loss -= float(q_RV.gather(1, targets_R1).sum())
             divergence += float((p_RV.exp() * (p_RV - q_RV)).sum())
             same += int((p_RV.argmax(-1) == q_RV.argmax(-1)).sum())
             count += last - first
         advance()
-    return Quality(
-        name,
-        other.bits,
-        math.exp(loss / count),
-        divergence / count,
-        same / count,
-        sum(map(len, windows)) / seconds,
-        _decode_rate(other, windows[0], clock),
-    )
+    return Distance(math.exp(loss / count), divergence / count, same / count, seconds)
 
 
+@torch.inference_mode()
 def _decode_rate(loaded: Loaded, window: Sequence[int], clock: Clock) -> float:
     """Tokens/s one by one, after the window's first half."""
     half = len(window) // 2
@@ -204,5 +246,5 @@ def _decode_rate(loaded: Loaded, window: Sequence[int], clock: Clock) -> float:
     steps = min(STEPS, len(window) - half)
     began = clock.now()
     for place in range(half, half + steps):
-        loaded.model.logits(loaded.hidden(window[place : place + 1], place))
+        loaded.logits(loaded.hidden(window[place : place + 1], place))
     return steps / (clock.now() - began)

@@ -149,11 +149,20 @@ def unpacked(checkpoint: Checkpoint) -> TensorFile:
 
 def hf_places(checkpoint: Checkpoint, model: Decoder) -> dict[str, tuple[Place, ...]]:
     """Where safetensors files of this model have each weight, whatever its own files are."""
-    keys, logical = Keys(checkpoint.config, str(checkpoint.path)), model.logical()
-    names = family(keys).NAMES
-    if checkpoint.format == "safetensors":
-        names = rooted(names, checkpoint.tensors().names())
+    names, logical = _hf_names(checkpoint), model.logical()
     return {name: _places(name, names, logical) for name in logical}
+
+
+def hf_head(checkpoint: Checkpoint) -> str:
+    """What safetensors files of this model call the output layer, which tied ones do not have."""
+    return source("head.weight", _hf_names(checkpoint)).name.removesuffix(".weight")
+
+
+def _hf_names(checkpoint: Checkpoint) -> Names:
+    names = family(Keys(checkpoint.config, str(checkpoint.path))).NAMES
+    if checkpoint.format == "safetensors":
+        return rooted(names, checkpoint.tensors().names())
+    return names
 
 
 @dataclass(frozen=True)

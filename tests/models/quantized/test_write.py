@@ -129,6 +129,20 @@ def test_transformers_reads_it(format: str, plain: Path, tmp_path: Path) -> None
     assert error(logits(model, tokens), theirs) < 1.1 * ours
 
 
+def test_transformers_reads_a_tied_model(tmp_path: Path) -> None:
+    pytest.importorskip("compressed_tensors")
+    from transformers import AutoModelForCausalLM
+
+    made = tiny.model("Llama", **SIZES, tie_word_embeddings=True)
+    tiny.save(made, tmp_path / "plain")
+    ignored = quantize(open_checkpoint(tmp_path / "plain"), "int8", tmp_path / "out")
+    assert ignored == ["lm_head"]
+    tokens = torch.arange(3, 35)
+    exact = tiny.logits(made, tokens)
+    read_back = AutoModelForCausalLM.from_pretrained(tmp_path / "out", dtype=torch.float32)
+    assert 0 < error(tiny.logits(read_back, tokens), exact) < 0.1
+
+
 def logits(model: Decoder, tokens: torch.Tensor) -> torch.Tensor:
     with torch.no_grad():
         found: torch.Tensor = model.logits(model(tokens, Packed.of((len(tokens),))))

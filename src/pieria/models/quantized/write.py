@@ -16,7 +16,7 @@ from torch import Tensor
 
 from pieria.models.checkpoint import TOKENIZERS, Checkpoint
 from pieria.models.keys import Keys
-from pieria.models.loader import build, hf_places, load
+from pieria.models.loader import build, hf_head, hf_places, load
 from pieria.models.moe import Stack
 from pieria.models.names import Place
 from pieria.models.parts import Linear, Module
@@ -79,6 +79,8 @@ def quantize(
 
     load(checkpoint, model, "cpu", advance, write)
     writer.close()
+    if model.config.tied:  # others make a linear layer of the embedding, which is not in a format
+        kept.ignored.add(hf_head(checkpoint))
     _write_beside(checkpoint, output)
     config = {**checkpoint.config, "torch_dtype": str(model.dtype).removeprefix("torch.")}
     config["quantization_config"] = quantization_config(format, kept.ignored)
