@@ -102,14 +102,16 @@ def test_it_knows_the_capital_of_france(smollm2: Path) -> None:
     assert output.outputs[0].finish_reason == "stop"
 
 
-def test_no_bit_depends_on_what_else_is_computed(smollm2: Path) -> None:
+@pytest.mark.parametrize("held", ["auto", "int8", "fp8"])
+def test_no_bit_depends_on_what_else_is_computed(smollm2: Path, held: str) -> None:
     """In bfloat16: alone and batched, cold and warm, whole and split, recorded and not."""
     drawn = SamplingParams(temperature=0.9, seed=7, max_tokens=12, ignore_eos=True, logprobs=3)
     prompts = PROMPTS[:6]
 
     def made(options: dict[str, Any], rounds: int, together: bool) -> list[list[Any]]:
         found = []
-        with LLM(str(smollm2), dtype="bfloat16", max_model_len=256, **options) as llm:
+        options = {"dtype": "bfloat16", "max_model_len": 256, "kv_cache_dtype": held, **options}
+        with LLM(str(smollm2), **options) as llm:
             for _ in range(rounds):
                 groups = [prompts] if together else [[prompt] for prompt in prompts]
                 outputs = [o for g in groups for o in llm.generate(g, drawn, progress=False)]
@@ -127,5 +129,14 @@ def test_weights_of_few_bits(smollm2: Path, quantize: str) -> None:
     """They answer as the model does."""
     with LLM(str(smollm2), quantize=quantize, max_model_len=256) as llm:
         question = [{"role": "user", "content": "Name the capital of France."}]
+        [answer] = llm.chat(question, SamplingParams(temperature=0, max_tokens=16))
+    assert "Paris" in answer.outputs[0].text
+
+
+@pytest.mark.parametrize("held", ["int8", "fp8"])
+def test_keys_and_values_of_few_bits(smollm2: Path, held: str) -> None:
+    """They answer as the model does."""
+    question = [{"role": "user", "content": "Name the capital of France."}]
+    with LLM(str(smollm2), kv_cache_dtype=held, kv_cache_memory_bytes=64 << 20) as llm:
         [answer] = llm.chat(question, SamplingParams(temperature=0, max_tokens=16))
     assert "Paris" in answer.outputs[0].text

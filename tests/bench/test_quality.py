@@ -68,6 +68,22 @@ def test_numbers_are_those_of_transformers(plain: tuple[Any, Path], tmp_path: Pa
     assert all(name in shown for name in formats) and plot.stat().st_size > 1000
 
 
+def test_keys_and_values_of_fewer_bits(plain: tuple[Any, Path], tmp_path: Path) -> None:
+    """They cost little, integers less than FP8, and both something."""
+    text = tmp_path / "text"
+    text.write_text("the quick brown fox jumps over the lazy dog " * 8)
+    kinds = ("auto", "int8", "fp8")
+    options: dict[str, Any] = {"formats": ("float32",), "kv_cache_dtypes": kinds}
+    found, _ = run(plain[1], tmp_path, text=text, context=64, **options)
+    assert [one["format"] for one in found] == [
+        "float32",
+        "float32, keys and values int8",
+        "float32, keys and values fp8",
+    ]
+    exact, int8, fp8 = (one["kl"] for one in found)
+    assert exact == 0 < int8 < fp8 < 0.1
+
+
 def test_another_checkpoint_of_the_model(plain: tuple[Any, Path], tmp_path: Path) -> None:
     """The same files, so without divergence; other ones are refused by their tokens."""
     _, folder = plain
@@ -81,6 +97,7 @@ def test_another_checkpoint_of_the_model(plain: tuple[Any, Path], tmp_path: Path
     ("options", "message"),
     [
         ({"formats": ("int7",)}, "format 'int7' is none of float64, "),
+        ({"kv_cache_dtypes": ("fp4",)}, "kv_cache_dtypes: 'fp4' is none of auto, int8, fp8"),
         ({"context": 1}, "context=1 must be at least 2"),
         ({"tokens": 1}, "tokens=1 must be at least 2"),
     ],

@@ -84,11 +84,14 @@ def engine(
     page_tokens: int = 4,
     states: int = 24,
     records: bool = False,
+    held: torch.dtype | None = None,
     **options: Any,
 ) -> Engine:
-    """An engine whose step checks all that `Scheduler.check` knows. records: steps are captured."""
+    """An engine whose step checks all that `Scheduler.check` knows. records: steps are captured.
+    held: what keys and values are held in; None: the model's dtype.
+    """
     config = SchedulerConfig(**{"max_num_seqs": 16, "max_num_batched_tokens": 64, **options})
-    arranged = layout(model.cache_specs())
+    arranged = layout(model.cache_specs(held))
     pages *= len(arranged.windows)
     states = states if any(spec.state for spec in arranged.specs) else 0
     cache = PrefixCache(pages, page_tokens, config.enable_prefix_caching, arranged.windows, states)

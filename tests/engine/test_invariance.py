@@ -12,6 +12,7 @@ from pieria.models import bert
 from pieria.models.decoder import Decoder
 from pieria.models.keys import Keys
 from pieria.models.registry import ARCHITECTURES, SHARED_NAMES, family, model_config
+from pieria.ops.kv_write import LARGEST
 from pieria.parallel.mesh import Mesh
 from tests.engine.real import engine, fill
 from tests.engine.test_capture import requests, served
@@ -56,15 +57,31 @@ def test_steps_are_recorded(name: str, dtype: torch.dtype) -> None:
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_no_bit_depends_on_what_else_is_computed(name: str) -> None:
+    check(name, None)
+
+
+HELD = ("Llama", "Gemma3", "GptOss", "DeepseekV3", "Qwen3Next")
+"""Of all that attention does: windows, sinks, latents, states beside it."""
+
+
+@pytest.mark.parametrize("held", LARGEST, ids=lambda dtype: str(dtype)[6:])
+@pytest.mark.parametrize("name", HELD)
+def test_no_bit_depends_on_it_where_keys_and_values_are_rounded(
+    name: str, held: torch.dtype
+) -> None:
+    check(name, held)
+
+
+def check(name: str, held: torch.dtype | None) -> None:
     with only("cpu", "torch"):
         decoder = model(name, torch.bfloat16)
         alone = {}
         for message in requests():
-            alone |= served(engine(decoder, enable_prefix_caching=False), [message])
-        whole = engine(decoder, records=True, states=256)
+            alone |= served(engine(decoder, held=held, enable_prefix_caching=False), [message])
+        whole = engine(decoder, held=held, records=True, states=256)
         for _ in range(2):  # the second time on cached beginnings
             assert served(whole, requests()) == alone
         assert whole.stats.prefix_hits
         assert obstacle(whole) is None
-        split = engine(decoder, max_num_batched_tokens=5, max_num_seqs=4)
+        split = engine(decoder, held=held, max_num_batched_tokens=5, max_num_seqs=4)
         assert served(split, requests()) == alone

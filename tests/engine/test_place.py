@@ -51,6 +51,16 @@ def reasons(prepared: Prepared) -> dict[str, tuple[str, str]]:
     return {name: (value, reason) for name, value, reason in prepared.decisions}
 
 
+@pytest.mark.parametrize("name", ["int8", "fp8"])
+def test_more_fits_where_keys_and_values_are_rounded(folder: Path, name: str) -> None:
+    """Of 3 layers, 2 heads of 16, keys and values: a byte a number, 4 of each head's scale."""
+    prepared = place(settings(folder, kv_cache_dtype=name), Mesh())
+    assert prepared.pages == (1 << 20) // (3 * 2 * 2 * (16 + 4) * 16)
+    held = {"int8": "int8", "fp8": "float8_e4m3fn"}[name]
+    why = "asked for; with a float32 scale for each token and head"
+    assert reasons(prepared)["kv_cache_dtype"] == (held, why)
+
+
 def test_a_checkpoint_is_placed_and_runs(folder: Path) -> None:
     prepared = place(settings(folder), Mesh())
     # Keys and values of 3 layers, 2 heads of 16 float32: 768 bytes a token.
@@ -62,6 +72,7 @@ def test_a_checkpoint_is_placed_and_runs(folder: Path) -> None:
     assert found == {
         "family": ("llama", "by the architecture its config names"),
         "dtype": ("float32", "as the model's files have it"),
+        "kv_cache_dtype": ("float32", "as they are computed"),
         "kv cache": ("1020 KiB, 85 pages of 16 tokens", "asked for"),
         "max_model_len": ("512", "what the model allows"),
         "quantize": ("stored", "as the files have them"),

@@ -19,6 +19,7 @@ def test_all_that_is_allowed() -> None:
     [
         ({"model": ""}, "no model is given: a short name, hub id, folder or GGUF file"),
         ({"dtype": "int8"}, "dtype='int8'; there are: auto, float64, float32, bfloat16, float16"),
+        ({"kv_cache_dtype": "fp4"}, "kv_cache_dtype='fp4'; there are: auto, int8, fp8, fp8_e4m3"),
         ({"tensor_parallel_size": 0}, "tensor_parallel_size=0 must be from 1 to 1024"),
         ({"block_size": 1025}, "block_size=1025 must be from 1 to 1024"),
         ({"max_model_len": 0}, "max_model_len=0 must be from 1 to 2147483647"),

@@ -73,7 +73,7 @@ def test_products_take_the_recorded_share_of_what_is_possible() -> None:
 
 
 def test_attention_of_recorded_heads() -> None:
-    work = Attention("a", 8, 4, 64, 64, None, (1, 1), (100, 300))
+    work = Attention("a", 8, 4, 64, 64, None, 1024, (1, 1), (100, 300))
     expected = least(2 * 8 * 128 * 400, 2 * 128 * (4 * 400 + 8 * 2)) / 0.5
     assert float(TIMING.of(work).seconds) == pytest.approx(expected)
     prompt = replace(work, queries=(100,), contexts=(100,))
@@ -82,7 +82,7 @@ def test_attention_of_recorded_heads() -> None:
 
 
 def test_a_window_bounds_what_is_seen() -> None:
-    work = Attention("a", 8, 4, 64, 64, 50, (1,), (300,))
+    work = Attention("a", 8, 4, 64, 64, 50, 1024, (1,), (300,))
     expected = least(2 * 8 * 128 * 50, 2 * 128 * (4 * 50 + 8)) / 0.5
     assert float(TIMING.of(work).seconds) == pytest.approx(expected)
 
@@ -97,7 +97,7 @@ def test_what_is_not_recorded_is_noted() -> None:
     assert float(timing.of(Stream("soft_cap", 0, 1e6)).seconds) == pytest.approx(1e-3)
     assert timing.notes == {"soft_cap: as fast as rms_norm": 1}
     with pytest.raises(ValueError, match="latent attention is not recorded"):
-        timing.of(Latents("l", 8, 64, 32, 0, 0, (1,), (1,)))
+        timing.of(Latents("l", 8, 64, 32, 0, 0, 128, (1,), (1,)))
 
 
 def test_small_calls_take_no_less_than_the_smallest_that_was_recorded() -> None:

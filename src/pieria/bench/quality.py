@@ -18,7 +18,7 @@ from torch import Tensor
 from pieria.clock import Clock
 from pieria.engine.batch import LayerCache, pack
 from pieria.engine.layout import Layout, layout
-from pieria.engine.place import allocate
+from pieria.engine.place import allocate, kv_cache_dtype
 from pieria.engine.plan import Chunk
 from pieria.engine.runner_config import DTYPES
 from pieria.hardware.spec import Device
@@ -115,10 +115,15 @@ def fits(checkpoint: Checkpoint, format: str) -> None:
 
 
 def loaded(
-    checkpoint: Checkpoint, format: str, dtype: torch.dtype, length: int, device: Device
+    checkpoint: Checkpoint,
+    format: str,
+    dtype: torch.dtype,
+    length: int,
+    device: Device,
+    kv: str = "auto",
 ) -> Loaded:
     """A model with weights in a format, or all in the dtype that `format` names, and room for
-    `length` tokens.
+    `length` tokens. kv: how keys and values are held, as `--kv-cache-dtype` names it.
     """
     if format in DTYPES[1:]:
         dtype, format = getattr(torch, format), NONE
@@ -136,7 +141,7 @@ def loaded(
         module.pack()
 
     load(checkpoint, model, device.torch_device, complete=complete, quantize=format)
-    arranged = layout(model.cache_specs())
+    arranged = layout(model.cache_specs(kv_cache_dtype(kv)))
     pages = -(-length // PAGE_TOKENS)
     count = pages * len(arranged.windows)
     whole = range(len(arranged.specs))

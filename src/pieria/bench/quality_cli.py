@@ -47,13 +47,16 @@ def run(options: QualityOptions, clock: Clock, out: Console, progress: Console) 
     exact = loaded(checkpoint, EXACT, torch.float32, options.context, device)
     found = []
     with Progress(console=progress, transient=True, disable=not progress.is_terminal) as bar:
-        task = bar.add_task("measuring", total=(1 + len(chosen)) * len(text))
+        ways = [(name, kv) for name in chosen for kv in options.kv_cache_dtypes]
+        task = bar.add_task("measuring", total=(1 + len(ways)) * len(text))
         first = reference(exact, text, lambda: bar.advance(task))
-        for name, (file, format) in chosen.items():
-            bar.update(task, description=Path(name).name)
-            dtype = getattr(torch, options.dtype)
-            other = loaded(file, format, dtype, options.context, device)
+        for name, kv in ways:
+            file, format = chosen[name]
             shown = name if file is checkpoint else Path(name).name
+            shown += "" if kv == "auto" else f", keys and values {kv}"
+            bar.update(task, description=shown)
+            dtype = getattr(torch, options.dtype)
+            other = loaded(file, format, dtype, options.context, device, kv)
             found.append(measure(shown, first, other, clock, lambda: bar.advance(task)))
             progress.log(f"{shown}: {found[-1].kl:.3g} nats")
             if options.output_json is not None:  # after each, as a run may take hours
@@ -84,6 +87,8 @@ def _gaussian(
     options: QualityOptions, names: tuple[str, ...], out: Console, progress: Console
 ) -> None:
     wrong = [name for name in names if name not in QUANTIZED and name not in DTYPES[1:]]
+    if options.kv_cache_dtypes != ("auto",):
+        raise ValueError(f"--kv-cache-dtypes: {options.model} has no keys and values to measure")
     if wrong:
         there = ", ".join((*DTYPES[1:], *QUANTIZED))
         raise ValueError(f"format {wrong[0]!r} is none of {there}")

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pieria.config import option
-from pieria.engine.runner_config import DTYPES
+from pieria.engine.runner_config import DTYPES, KV_CACHE_DTYPES
 
 
 @dataclass(frozen=True)
@@ -22,6 +22,11 @@ class QualityOptions:
         help="what to compare with float32: float64, bfloat16, float16, formats of --quantize,"
         " stored (as the file has them), or paths of other checkpoints of the same model;"
         " default: all that fit",
+    )
+    kv_cache_dtypes: tuple[str, ...] = option(
+        ("auto",),
+        choices=tuple(KV_CACHE_DTYPES),
+        help="how keys and values are held; each format is measured with every one of these",
     )
     text: Path | None = option(
         None, metavar="FILE", help="UTF-8 text to measure on; default: Newton's Opticks, 25k tokens"
@@ -46,6 +51,11 @@ class QualityOptions:
     def __post_init__(self) -> None:
         if not self.model:
             raise ValueError("no model is given: a short name, hub id, folder or GGUF file")
+        for name in self.kv_cache_dtypes:
+            if name not in KV_CACHE_DTYPES:
+                raise ValueError(
+                    f"kv_cache_dtypes: {name!r} is none of {', '.join(KV_CACHE_DTYPES)}"
+                )
         if self.context < 2:
             raise ValueError(f"context={self.context} must be at least 2")
         if self.tokens is not None and self.tokens < 2:

@@ -52,8 +52,9 @@ class Paged:
     ) -> Tensor:
         assert config.causal, "what a token sees of later ones cannot be remembered"
         slots_T, paging = self._table(layer)
-        k_PNGK, v_PNGK = self.caches[layer]
-        ops.kv_write(k_PNGK, v_PNGK, k_TGK, v_TGK, slots_T)
+        k_PNGK, v_PNGK, *of_numbers = self.caches[layer]
+        scales = tuple(of_numbers)
+        ops.kv_write(k_PNGK, v_PNGK, k_TGK, v_TGK, slots_T, scales)
         return ops.paged_attention(
             q_THK,
             k_PNGK,
@@ -63,6 +64,7 @@ class Paged:
             window=config.window,
             soft_cap=config.soft_cap,
             sinks_H=sinks_H,
+            scales=scales,
         )
 
     def attend_latents(
@@ -75,9 +77,12 @@ class Paged:
         config: LatentConfig,
     ) -> Tensor:
         slots_T, paging = self._table(layer)
-        (cache_PNL,) = self.caches[layer]
-        ops.latent_write(cache_PNL, value_TC, key_TK, slots_T)
-        return ops.paged_latent_attention(q_THC, q_THK, cache_PNL, paging, scale=config.scale)
+        cache_PNL, *of_numbers = self.caches[layer]
+        scales = tuple(of_numbers)
+        ops.latent_write(cache_PNL, value_TC, key_TK, slots_T, scales)
+        return ops.paged_latent_attention(
+            q_THC, q_THK, cache_PNL, paging, scale=config.scale, scales=scales
+        )
 
     def states(self, layer: int, state: tuple[Array, ...]) -> tuple[tuple[Tensor, ...], ops.Slots]:
         assert self.tables[layer] is None, f"layer {layer} keeps pages, not a state"

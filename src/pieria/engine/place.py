@@ -24,7 +24,7 @@ from pieria.engine.capture import Captured
 from pieria.engine.device_runner import DeviceRunner
 from pieria.engine.layout import Layout, layout
 from pieria.engine.process import Prepared
-from pieria.engine.runner_config import DTYPES, RunnerConfig
+from pieria.engine.runner_config import DTYPES, KV_CACHE_DTYPES, RunnerConfig
 from pieria.engine.scheduler import SchedulerConfig
 from pieria.engine.step_memory import step_bytes
 from pieria.hardware import cpu, devices, memory
@@ -50,6 +50,7 @@ def place(settings: dict[str, Any], mesh: Mesh) -> Prepared:
     dtype = resolve.dtype(config.dtype, stored_dtype(checkpoint), device.spec.native_dtypes)
     model = build(checkpoint, mesh, getattr(torch, dtype.value))
     quantize = quantization(config.quantize, checkpoint)
+    held = resolve.kv_cache_dtype(config.kv_cache_dtype, dtype.value)
     recognised = Decision("family", model.config.family, "by the architecture its config names")
     if not model.config.generates:
         raise ValueError(
@@ -57,7 +58,7 @@ def place(settings: dict[str, Any], mesh: Mesh) -> Prepared:
         )
     # Page tables are the same on every rank, so they follow from all layers, not from this stage's.
     whole = model if mesh.size == 1 else build(checkpoint, replace(mesh, pp=1, rank=0), model.dtype)
-    arranged = layout(whole.cache_specs())
+    arranged = layout(whole.cache_specs(kv_cache_dtype(config.kv_cache_dtype)))
     stage = mesh.stage(len(arranged.specs))
     free = devices.free_memory(device)
     need = resolve.Need(
@@ -95,7 +96,7 @@ def place(settings: dict[str, Any], mesh: Mesh) -> Prepared:
         vocabulary=model.config.vocabulary,
         decisions=tuple(
             (d.name, d.value, d.reason)
-            for d in (recognised, dtype, quantize, *sizes.decisions, *threads)
+            for d in (recognised, dtype, quantize, held, *sizes.decisions, *threads)
         ),
         windows=arranged.windows,
         states=sizes.states,
@@ -183,6 +184,12 @@ def use_threads(asked: int | None, isa: str, device: str, ranks: int) -> tuple[D
     used = configure(int(decision.value), None if isa == "auto" else isa)
     reason = "the best of this processor" if isa == "auto" else "asked for"
     return decision, Decision("instruction set", used, reason)
+
+
+def kv_cache_dtype(name: str) -> torch.dtype | None:
+    """What keys and values are held in; None: the dtype that is computed in."""
+    held = KV_CACHE_DTYPES[name]
+    return None if held is None else getattr(torch, held)
 
 
 def stored_dtype(checkpoint: Checkpoint) -> str | None:

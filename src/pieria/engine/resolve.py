@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from pieria.config import Decision, format_size
 from pieria.engine.pages import most_pages
-from pieria.engine.runner_config import RunnerConfig
+from pieria.engine.runner_config import KV_CACHE_DTYPES, RunnerConfig
 from pieria.engine.scheduler import SchedulerConfig
 
 ACTIVATION_BYTES = 256 << 20
@@ -34,6 +34,15 @@ def dtype(asked: str, stored: str | None, native: Collection[str]) -> Decision:
     if "bfloat16" in native:
         return Decision("dtype", "bfloat16", "the files do not say, and this device is fast in it")
     return Decision("dtype", "float32", "the files do not say")
+
+
+def kv_cache_dtype(asked: str, dtype: str) -> Decision:
+    """What keys and values are held in. dtype: what is computed in."""
+    held = KV_CACHE_DTYPES[asked]
+    if held is None:
+        return Decision("kv_cache_dtype", dtype, "as they are computed")
+    reason = "asked for; with a float32 scale for each token and head"
+    return Decision("kv_cache_dtype", held, reason)
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,16 @@ FACTORY = "pieria.engine.ranks:prepare"
 
 DTYPES = ("auto", "float64", "float32", "bfloat16", "float16")
 
+KV_CACHE_DTYPES = {
+    "auto": None,
+    "int8": "int8",
+    "fp8": "float8_e4m3fn",
+    "fp8_e4m3": "float8_e4m3fn",
+}
+"""How keys and values may be held, by the names that vLLM has; None: in the dtype that is computed
+in.
+"""
+
 
 @dataclass(frozen=True)
 class RunnerConfig:
@@ -26,6 +36,12 @@ class RunnerConfig:
         aliases=("--quantization",),
         help="format of weights: none, stored (as the files have them), int8, int8-g32,"
         " int4[-g64|-g128][-zp], fp8, fp8-e5m2 or fp8-block; auto: stored",
+    )
+    kv_cache_dtype: str = option(
+        "auto",
+        choices=tuple(KV_CACHE_DTYPES),
+        help="how keys and values are held: as they are computed, or as int8 or E4M3 with a scale"
+        " for each token and head",
     )
     device: str = option("auto", help="auto, cpu, or a GPU's name as `pieria devices` prints it")
     max_model_len: int | None = option(
@@ -86,3 +102,7 @@ class RunnerConfig:
             )
         if self.dtype not in DTYPES:
             raise ValueError(f"dtype={self.dtype!r}; there are: {', '.join(DTYPES)}")
+        if self.kv_cache_dtype not in KV_CACHE_DTYPES:
+            raise ValueError(
+                f"kv_cache_dtype={self.kv_cache_dtype!r}; there are: {', '.join(KV_CACHE_DTYPES)}"
+            )

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from pieria import ops
-from pieria.models.cache_spec import Array, CacheSpec
+from pieria.models.cache_spec import CacheSpec, held
 from pieria.models.config import AttentionConfig
 from pieria.models.context import Context
 from pieria.models.parts import Angles, Linear, Module, Norm, Part, products
@@ -70,4 +70,4 @@ class Attention(Part):
     def cache_spec(self, dtype: torch.dtype) -> CacheSpec:
         """Keys and values of this rank's heads, kept in `dtype`."""
         shape = (self.config.kv_heads // self.mesh.tp, self.config.head_dim)
-        return CacheSpec((Array("k", shape, dtype), Array("v", shape, dtype)), self.config.window)
+        return CacheSpec(held(("k", "v"), shape, dtype), self.config.window)

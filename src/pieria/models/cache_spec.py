@@ -5,6 +5,8 @@ from math import prod
 
 import torch
 
+from pieria.ops.kv_write import LARGEST
+
 
 @dataclass(frozen=True)
 class Array:
@@ -17,6 +19,17 @@ class Array:
     @property
     def nbytes(self) -> int:
         return prod(self.shape) * self.dtype.itemsize
+
+
+def held(names: tuple[str, ...], shape: tuple[int, ...], dtype: torch.dtype) -> tuple[Array, ...]:
+    """Tensors of one shape; where they are held in bytes, after them the scales of the last
+    dimension's rows, in the same order.
+    """
+    arrays = tuple(Array(name, shape, dtype) for name in names)
+    if dtype not in LARGEST:
+        return arrays
+    scales = tuple(Array(f"{name}_scale", shape[:-1], torch.float32) for name in names)
+    return arrays + scales
 
 
 @dataclass(frozen=True)

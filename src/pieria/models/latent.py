@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from pieria import ops
-from pieria.models.cache_spec import Array, CacheSpec
+from pieria.models.cache_spec import CacheSpec, held
 from pieria.models.config import LatentConfig
 from pieria.models.context import Context
 from pieria.models.parts import Angles, Linear, Module, Norm, Part
@@ -103,4 +103,4 @@ class Latent(Part):
     def cache_spec(self, dtype: torch.dtype) -> CacheSpec:
         """The normed latent and the turned key beside it, kept in `dtype`."""
         size = self.config.kv_rank + self.config.rope.dim
-        return CacheSpec((Array("latent", (size,), dtype),))
+        return CacheSpec(held(("latent",), (size,), dtype))

@@ -10,31 +10,56 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pieria.ops.kv_write import rounded
 from pieria.ops.op import Case, Cost, Inputs, nbytes, op
 
 
 @op
-def latent_write(cache_PNL: Tensor, value_TC: Tensor, key_TK: Tensor, slots_T: Tensor) -> None:
+def latent_write(
+    cache_PNL: Tensor,
+    value_TC: Tensor,
+    key_TK: Tensor,
+    slots_T: Tensor,
+    scales: tuple[Tensor, ...] = (),
+) -> None:
     """cache[slot // N, slot % N] = value beside key for every token, in place.
 
-    slots_T: int64, no two equal.
+    slots_T: int64, no two equal. scales: one, [P, N] in float32, for a cache of a dtype in which
+    `kv_write` rounds: a latent is rounded as a head is there.
     """
     page_tokens = cache_PNL.shape[1]
-    latent_TL = torch.cat([value_TC, key_TK], -1).to(cache_PNL.dtype)
-    cache_PNL[slots_T // page_tokens, slots_T % page_tokens] = latent_TL
+    place = slots_T // page_tokens, slots_T % page_tokens
+    latent_TL = torch.cat([value_TC, key_TK], -1)
+    for scale_PN in scales:
+        latent_TL, scale_T = rounded(latent_TL, cache_PNL.dtype)
+        scale_PN[place] = scale_T.to(scale_PN.dtype)
+    cache_PNL[place] = latent_TL.to(cache_PNL.dtype)
 
 
-latent_write.writes = ("cache_PNL",)
+latent_write.writes = ("cache_PNL", "scales")
 
 
 @latent_write.shapes
-def _(cache_PNL: Tensor, value_TC: Tensor, key_TK: Tensor, slots_T: Tensor) -> None:
+def _(
+    cache_PNL: Tensor,
+    value_TC: Tensor,
+    key_TK: Tensor,
+    slots_T: Tensor,
+    scales: tuple[Tensor, ...] = (),
+) -> None:
     return None
 
 
 @latent_write.cost
-def _(out: None, cache_PNL: Tensor, value_TC: Tensor, key_TK: Tensor, slots_T: Tensor) -> Cost:
-    written = len(slots_T) * nbytes(cache_PNL[0, 0])
+def _(
+    out: None,
+    cache_PNL: Tensor,
+    value_TC: Tensor,
+    key_TK: Tensor,
+    slots_T: Tensor,
+    scales: tuple[Tensor, ...] = (),
+) -> Cost:
+    written = len(slots_T) * nbytes(*(held[0, 0] for held in (cache_PNL, *scales)))
     return Cost(bytes=nbytes(value_TC, key_TK, slots_T) + written)
 
 
@@ -53,6 +78,9 @@ def _(make: Inputs) -> Iterator[Case]:
     yield Case("one", arguments(1, 1, 3, 1, 1))
     yield Case("some", arguments(5, 4, 16, 8, 11))
     yield Case("all", arguments(3, 16, 4, 2, 48))
+    _, *given = arguments(5, 4, 16, 8, 11)
+    held = torch.zeros(5, 4, 24, dtype=torch.int8, device=make.device)
+    yield Case("int8", (held, *given, (torch.zeros(5, 4, device=make.device),)))
     views = make.normal(9, 24)
     arguments_of_views = (
         make.normal(4, 4, 24),

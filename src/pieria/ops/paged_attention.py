@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from pieria.ops.attention import attend, oldest_visible, visible_pairs
-from pieria.ops.op import Case, Cost, Inputs, nbytes, op
+from pieria.ops.kv_write import LARGEST, rounded
+from pieria.ops.op import Case, Cost, Inputs, nbytes, op, widen
 
 
 @dataclass(frozen=True)
@@ -83,11 +84,13 @@ def paged_attention(
     window: int | None = None,
     soft_cap: float | None = None,
     sinks_H: Tensor | None = None,
+    scales: tuple[Tensor, ...] = (),
 ) -> Tensor:
     """out_THV: `attention` of each request's queries over its keys and values, in float32 or wider.
 
     Query j of request r sees keys [0, contexts[r] - queries[r] + j], with `window` only the last
-    that many of them.
+    that many of them. scales: [P, N, G] of keys and of values, which what is in the caches is to be
+    multiplied with, as `kv_write` leaves them.
     """
     out = []
     requests = zip(
@@ -97,6 +100,11 @@ def paged_attention(
         first = oldest_visible(context - len(q_QHK), window)
         k_SGK = gathered(k_cache_PNGK, table_P, first, context)
         v_SGV = gathered(v_cache_PNGV, table_P, first, context)
+        if scales:
+            k_scale_SG, v_scale_SG = (gathered(s, table_P, first, context) for s in scales)
+            wide = widen(q_QHK).dtype
+            k_SGK = k_SGK.to(wide) * k_scale_SG.to(wide).unsqueeze(-1)
+            v_SGV = v_SGV.to(wide) * v_scale_SG.to(wide).unsqueeze(-1)
         out.append(attend(q_QHK, k_SGK, v_SGV, scale, window, soft_cap, sinks_H=sinks_H))
     return torch.cat(out)
 
@@ -126,13 +134,14 @@ def _(
     *,
     window: int | None = None,
     sinks_H: Tensor | None = None,
+    scales: tuple[Tensor, ...] = (),
     **options: Any,
 ) -> Cost:
     """Two matrix products without hidden pairs; visible keys and values read once per request."""
     requests = list(zip(paging.queries, paging.contexts, strict=True))
     pairs = sum(visible_pairs(q, s, window) for q, s in requests)
     seen = sum(s - oldest_visible(s - q, window) for q, s in requests)
-    token_bytes = nbytes(k_cache_PNGK[0, 0], v_cache_PNGV[0, 0])
+    token_bytes = nbytes(*(held[0, 0] for held in (k_cache_PNGK, v_cache_PNGV, *scales)))
     return Cost(
         2 * q_THK.shape[1] * (q_THK.shape[2] + out.shape[2]) * pairs,
         nbytes(q_THK, sinks_H, out) + seen * token_bytes,
@@ -166,6 +175,7 @@ def _(make: Inputs) -> Iterator[Case]:
         page_tokens: int = 16,
         bench: bool = False,
         sinks: bool = False,
+        held: torch.dtype | None = None,
         **options: Any,
     ) -> Case:
         heads, groups, k_size, v_size = sizes
@@ -173,10 +183,13 @@ def _(make: Inputs) -> Iterator[Case]:
             options["sinks_H"] = make.normal(heads)
         owned = falling_pages(contexts, page_tokens)
         pages = 1 + sum(map(len, owned))
+        caches = tuple(make.normal(pages, page_tokens, groups, size) for size in (k_size, v_size))
+        if held is not None:
+            (k, k_scale), (v, v_scale) = (rounded(c, held) for c in caches)
+            caches, options["scales"] = (k, v), (k_scale, v_scale)
         arguments = (
             make.normal(sum(queries), heads, k_size),
-            make.normal(pages, page_tokens, groups, k_size),
-            make.normal(pages, page_tokens, groups, v_size),
+            *caches,
             Paging.of(owned, queries, contexts, make.device),
         )
         keywords = {"scale": k_size**-0.5, **options}
@@ -191,12 +204,17 @@ def _(make: Inputs) -> Iterator[Case]:
     yield case("mix, window", (1, 12, 1, 9), (30, 30, 9, 40), (4, 4, 16, 16), 4, window=6)
     yield case("mix, soft cap", (1, 12, 1), (30, 30, 9), (4, 1, 16, 16), 4, soft_cap=1.5)
     yield case("mix, sinks", (1, 12, 1), (30, 30, 25), (6, 2, 16, 16), 4, sinks=True, window=9)
+    for held in LARGEST:
+        name, sizes = f"mix, {str(held)[6:]}", (4, 2, 24, 40)
+        yield case(name, (1, 12, 1), (30, 30, 9), sizes, 4, held=held, window=20, sinks=True)
     yield case("narrow values", (3, 1), (9, 20), (4, 2, 24, 8), 4)
     for requests in (1, 32):
         yield case(f"{requests} of 200", (1,) * requests, (200,) * requests, bench=True)
     yield case("32 of 2000", (1,) * 32, (2000,) * 32, bench=True)
     yield case("1 of 32768", (1,), (32768,), bench=True)
     yield case("1 of 32768, 16 heads of 128", (1,), (32768,), (16, 8, 128, 128), bench=True)
+    for held in LARGEST:
+        yield case(f"1 of 32768, {str(held)[6:]}", (1,), (32768,), held=held, bench=True)
     yield case("512 of 512", (512,), (512,), bench=True)
     yield case("512 of 4096", (512,), (4096,), bench=True)
     yield case("512 of 4096, 16 heads of 128", (512,), (4096,), (16, 8, 128, 128), bench=True)

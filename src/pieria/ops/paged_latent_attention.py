@@ -11,19 +11,27 @@ import torch
 from torch import Tensor
 
 from pieria.ops.attention import visible_pairs
+from pieria.ops.kv_write import LARGEST, rounded
 from pieria.ops.latent_attention import attend_latents
-from pieria.ops.op import Case, Cost, Inputs, nbytes, op
+from pieria.ops.op import Case, Cost, Inputs, nbytes, op, widen
 from pieria.ops.paged_attention import Paging, falling_pages, gathered
 
 
 @op
 def paged_latent_attention(
-    q_THC: Tensor, q_THK: Tensor, cache_PNL: Tensor, paging: Paging, *, scale: float
+    q_THC: Tensor,
+    q_THK: Tensor,
+    cache_PNL: Tensor,
+    paging: Paging,
+    *,
+    scale: float,
+    scales: tuple[Tensor, ...] = (),
 ) -> Tensor:
     """out_THC: `latent_attention` of each request's queries over its latents, in float32 or wider.
 
     A query is q_THC beside q_THK. Query j of request r sees tokens
-    [0, contexts[r] - queries[r] + j].
+    [0, contexts[r] - queries[r] + j]. scales: one, [P, N], which latents are to be multiplied with,
+    as `latent_write` leaves it.
     """
     q_THL, rank = torch.cat([q_THC, q_THK], -1), q_THC.shape[2]
     out = []
@@ -32,6 +40,9 @@ def paged_latent_attention(
     )
     for q_QHL, table_P, context in requests:
         latent_SL = gathered(cache_PNL, table_P, 0, context)
+        for scale_PN in scales:
+            wide = widen(q_QHL).dtype
+            latent_SL = latent_SL.to(wide) * gathered(scale_PN, table_P, 0, context)[:, None]
         out.append(attend_latents(q_QHL, latent_SL, rank, scale))
     return torch.cat(out)
 
@@ -43,14 +54,22 @@ def _(q_THC: Tensor, *rest: Any, **options: Any) -> Tensor:
 
 @paged_latent_attention.cost
 def _(
-    out: Tensor, q_THC: Tensor, q_THK: Tensor, cache_PNL: Tensor, paging: Paging, *, scale: float
+    out: Tensor,
+    q_THC: Tensor,
+    q_THK: Tensor,
+    cache_PNL: Tensor,
+    paging: Paging,
+    *,
+    scales: tuple[Tensor, ...] = (),
+    **options: Any,
 ) -> Cost:
     """Two matrix products without hidden pairs; latents read once per request."""
     requests = zip(paging.queries, paging.contexts, strict=True)
     pairs = sum(visible_pairs(q, s, None) for q, s in requests)
+    token_bytes = nbytes(*(held[0, 0] for held in (cache_PNL, *scales)))
     return Cost(
         2 * q_THC.shape[1] * (cache_PNL.shape[2] + q_THC.shape[2]) * pairs,
-        nbytes(q_THC, q_THK, out) + sum(paging.contexts) * nbytes(cache_PNL[0, 0]),
+        nbytes(q_THC, q_THK, out) + sum(paging.contexts) * token_bytes,
     )
 
 
@@ -70,22 +89,29 @@ def _(make: Inputs) -> Iterator[Case]:
         sizes: tuple[int, int, int] = (4, 40, 32),
         page_tokens: int = 16,
         bench: bool = False,
+        held: torch.dtype | None = None,
     ) -> Case:
         heads, size, rank = sizes
         owned = falling_pages(contexts, page_tokens)
+        cache = make.normal(1 + sum(map(len, owned)), page_tokens, size)
+        keywords: dict[str, Any] = {"scale": size**-0.5}
+        if held is not None:
+            cache, scale = rounded(cache, held)
+            keywords["scales"] = (scale,)
         arguments = (
             make.normal(sum(queries), heads, rank),
             make.normal(sum(queries), heads, size - rank),
-            make.normal(1 + sum(map(len, owned)), page_tokens, size),
+            cache,
             Paging.of(owned, queries, contexts, make.device),
         )
-        keywords = {"scale": size**-0.5}
         return Case(name, arguments, keywords, max(size, *contexts), bench)
 
     yield case("one", (1,), (1,), (2, 6, 4), 2)
     yield case("single tokens", (1, 1, 1, 1), (5, 33, 16, 1))
     yield case("chunks", (7, 20), (7, 51), (2, 24, 16), 8)
     yield case("mix", (1, 12, 1, 5), (30, 30, 9, 5))
+    for held in LARGEST:
+        yield case(f"mix, {str(held)[6:]}", (1, 12, 1), (30, 30, 9), held=held)
     sizes = (16, 576, 512)
     for requests in (1, 32):
         yield case(f"{requests} of 200", (1,) * requests, (200,) * requests, sizes, bench=True)

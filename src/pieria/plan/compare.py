@@ -176,7 +176,7 @@ def _predictor(
     precision: str,
     engine: str,
     layout: Layout,
-    kv_bytes: int,
+    kv_dtype: str | None,
     graph_tokens: int,
 ) -> Predictor:
     practice, format = PRACTICES[engine], PRECISIONS[precision]
@@ -184,7 +184,7 @@ def _predictor(
         presets.model(model),
         Mesh(tp=layout.tp, pp=layout.pp),
         catalog.cluster(hardware.removesuffix(" 8x node")),
-        replace(format, kv_bytes=kv_bytes or format.kv_bytes),
+        replace(format, kv_dtype=kv_dtype),
         practice=replace(practice, graph_tokens=graph_tokens or practice.graph_tokens),
         routing=ROUTINGS["skewed"],
         attention_dp=layout.attention_dp,
@@ -202,7 +202,7 @@ def _served(setting: Setting, users: int) -> tuple[Served, tuple[str, ...]]:
         setting.precision,
         setting.engine,
         layout,
-        run.kv_bytes,
+        run.kv_dtype,
         run.graph_tokens,
     )
     practice, apart = predictor.practice, layout.attention_dp

@@ -33,10 +33,9 @@ def rank_memory(
     """Of the rank that `traced` is."""
     weights = weight_bytes(traced, precision, spread)
     layout, stage = traced.layout, traced.stage
-    shrunk = precision.kv_bytes / traced.model.dtype.itemsize
     need = Need(
         weights=weights,
-        page=round(page_tokens * layout.token_bytes(stage) * shrunk),
+        page=page_tokens * layout.token_bytes(stage),
         windows=layout.windows,
         state=layout.state_bytes(stage) if any(s.state for s in layout.specs) else None,
         context=traced.model.config.context,

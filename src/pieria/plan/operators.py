@@ -149,7 +149,8 @@ def _rate(row: Operator, timing: Timing) -> float:
         return BUS[op](ranks) * size / float(timing.collectives.seconds(op, size, ranks))
     if row.kind == "attention":
         batch, heads, tokens, size = map(int, row.shape)
-        work = Attention("", heads, heads, size, size, None, (tokens,) * batch, (tokens,) * batch)
+        each = (tokens,) * batch
+        work = Attention("", heads, heads, size, size, None, 2 * 2 * heads * size, each, each)
         # The rate is that of the pairs that a mask leaves; without one there are twice as many.
         flops = 2.0 * heads * size * batch * tokens * (tokens + 1)
         return flops / float(timing.of(work).seconds)

@@ -3,7 +3,9 @@
 Knows formats. Does not know models or devices.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+from pieria.engine.runner_config import KV_CACHE_DTYPES
 
 
 @dataclass(frozen=True)
@@ -12,22 +14,34 @@ class Precision:
 
     weight_bytes: of one weight of a quantized matrix, scales included. peak: the dtype whose peak
     (`DeviceSpec.peak`) its products have. dtype: torch's name of what layers hand on, and of what
-    is not a matrix of a layer: embeddings, the head, norms. kv_bytes: of one remembered number.
-    experts_only: matrices outside of experts stay in `dtype`.
+    is not a matrix of a layer: embeddings, the head, norms. kv_dtype: torch's name of what keys and
+    values are held in; None: `dtype`. experts_only: matrices outside of experts stay in `dtype`.
     """
 
     name: str
     weight_bytes: float
     peak: str
     dtype: str = "bfloat16"
-    kv_bytes: int = 2
+    kv_dtype: str | None = None
     experts_only: bool = False
+
+    @property
+    def kv_bytes(self) -> int:
+        """Of one remembered number."""
+        return KV_BYTES[self.kv_dtype or self.dtype]
+
+    def with_cache(self, name: str) -> "Precision":
+        """The same with keys and values as `--kv-cache-dtype` names it."""
+        return replace(self, kv_dtype=KV_CACHE_DTYPES[name])
+
+
+KV_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "float8_e4m3fn": 1, "int8": 1}
 
 
 PRECISIONS: dict[str, Precision] = {
     p.name: p
     for p in (
-        Precision("float32", 4.0, "float32", "float32", 4),
+        Precision("float32", 4.0, "float32", "float32"),
         Precision("float16", 2.0, "float16", "float16"),
         Precision("bfloat16", 2.0, "bfloat16"),
         # One scale a tensor or row.

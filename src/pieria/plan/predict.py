@@ -111,9 +111,12 @@ class Predictor:
         if practice.repeats:
             config = repeated(config, mesh.tp)
         dtype: torch.dtype = getattr(torch, precision.dtype)
+        held = precision.kv_dtype
+        kv_dtype = None if held is None else getattr(torch, held)
         ranks = [i * self.mesh.size // self.mesh.pp for i in range(self.mesh.pp)]
         self.stages = tuple(
-            _traced(config, replace(self.mesh, rank=rank), dtype, page_tokens) for rank in ranks
+            _traced(config, replace(self.mesh, rank=rank), dtype, page_tokens, kv_dtype)
+            for rank in ranks
         )
         self.layout: Layout = self.stages[0].layout
         self._keeps_states = any(spec.state for spec in self.layout.specs)
@@ -268,9 +271,15 @@ class _Stage:
 
 
 @lru_cache(maxsize=16)
-def _traced(config: ModelConfig, mesh: Mesh, dtype: torch.dtype, page_tokens: int) -> Traced:
+def _traced(
+    config: ModelConfig,
+    mesh: Mesh,
+    dtype: torch.dtype,
+    page_tokens: int,
+    kv_dtype: torch.dtype | None,
+) -> Traced:
     """The same for all devices."""
-    return Traced(config, mesh, dtype, page_tokens)
+    return Traced(config, mesh, dtype, page_tokens, kv_dtype)
 
 
 @lru_cache(maxsize=32)

@@ -17,7 +17,7 @@ class Run:
     cold_seconds: what the first step takes longer, where nothing warmed the server up.
     budget: tokens of a step. spare: instead, one for each user, those of a prompt and as many more.
     Both 0: the engine's own.
-    kv_bytes: of a number in the cache; 0: as the engine has it for these weights.
+    kv_dtype: of the cache, in torch's name; None: as the engine has it for these weights.
     memory: share of what weights leave that the cache gets.
     graph_tokens: of steps that are replayed; 0: the engine's own.
     """
@@ -28,7 +28,7 @@ class Run:
     cold_seconds: float = 0.0
     budget: int = 0
     spare: int = 0
-    kv_bytes: int = 0
+    kv_dtype: str | None = None
     memory: float = 0.9
     graph_tokens: int = 0
 
@@ -46,7 +46,7 @@ wait for a quarter of it (SemiAnalysisAI/InferenceX issue 870): the first prompt
 INFERENCEMAX = {
     "": Run(least=0.8, cold_seconds=COLD_SECONDS, budget=8192),
     "sglang": Run(least=0.8, cold_seconds=COLD_SECONDS, budget=32768),
-    "trtllm": Run(least=0.8, cold_seconds=COLD_SECONDS, spare=64, kv_bytes=1),
+    "trtllm": Run(least=0.8, cold_seconds=COLD_SECONDS, spare=64, kv_dtype="float8_e4m3fn"),
 }
 """InferenceMAX by engine: README.md and benchmarks/dsr1_fp8_h200_*.sh of 2025: random_range_ratio
 0.8, ten requests a user and no warm-up; --chunked-prefill-size 32768; MAX_NUM_TOKENS of the prompt,
@@ -64,7 +64,7 @@ REQUESTS = {
     (5000, 500): 1500,
     (20000, 2000): 1000,
 }
-OVERVIEW = Run(kv_bytes=1, memory=0.95, graph_tokens=8192)
+OVERVIEW = Run(kv_dtype="float8_e4m3fn", memory=0.95, graph_tokens=8192)
 """TensorRT-LLM's docs/source/performance/perf-overview.md, with `REQUESTS` by prompt and answer:
 published FP8 checkpoints keep their caches in FP8; the cache gets 0.95 of what is free, and steps
 of single tokens are replayed up to 8192; models with experts run with enable_attention_dp.

@@ -3,7 +3,7 @@
 Knows how options name models, devices and ways. Does not know how a report is shown.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from pieria.engine.scheduler import SchedulerConfig
@@ -46,7 +46,7 @@ def serve(
     """ValueError naming what is wrong, and what would work."""
     load, bounds = workload(options.workload), slo(options.slo)
     subject, cards = target(options.model, options.device, options.cards, engine)
-    forms = [_precision(name, engine.kv_cache_dtype) for name in engine.quantize]
+    forms = [precision(name).with_cache(engine.kv_cache_dtype) for name in engine.quantize]
     limits = [
         _limits(seqs, tokens, engine)
         for seqs in engine.max_num_seqs
@@ -160,11 +160,6 @@ def _limits(seqs: int, tokens: int, engine: EngineOptions) -> SchedulerConfig:
         max_num_batched_tokens=tokens,
         enable_prefix_caching=engine.enable_prefix_caching,
     )
-
-
-def _precision(name: str, kv: str) -> Precision:
-    found = precision(name)
-    return replace(found, kv_bytes=1) if kv == "fp8" else found
 
 
 def _preset_names() -> str:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pieria.config import option
+from pieria.engine.runner_config import KV_CACHE_DTYPES
 from pieria.plan.practice import PRACTICES
 from pieria.plan.precision import PRECISIONS
 
@@ -81,7 +82,7 @@ class EngineOptions:
         ("bfloat16",), choices=tuple(PRECISIONS), help="how weights are kept and multiplied"
     )
     kv_cache_dtype: str = option(
-        "auto", choices=("auto", "fp8"), help="how keys and values are kept"
+        "auto", choices=tuple(KV_CACHE_DTYPES), help="how keys and values are held"
     )
     max_num_seqs: tuple[int, ...] = option((256,), help="most requests in one step")
     max_num_batched_tokens: tuple[int, ...] = option((8192,), help="most tokens in one step")

@@ -56,7 +56,7 @@ class SpanTimer:
         self.work = work
         self.window = work.window if isinstance(work, Attention) else None
         self.bandwidth, self.peak = roof.bandwidth, roof.peak("bfloat16")
-        self.width, self.kv_bytes = width, precision.kv_bytes
+        self.width, self.token_bytes = width, work.token_bytes
         self.expands = expands and isinstance(work, Latents) and work.nope_dim > 0
         self.generation: Grid
         self.context: Grid
@@ -65,7 +65,7 @@ class SpanTimer:
             shape = work.heads, work.groups, work.k_size, work.window or 0, precision.kv_bytes
             self.generation = surfaces.attention("generation", *shape)
             self.context = surfaces.attention("context", *shape)
-            self.remembered, self.asked = work.groups * sizes, work.heads * sizes
+            self.asked = work.heads * sizes
         else:
             sizes = work.size + work.rank
             latents = work.heads, precision.name, precision.kv_bytes
@@ -76,7 +76,7 @@ class SpanTimer:
                 # One key head of many numbers for all query heads: as over 128 numbers.
                 else surfaces.attention("context", work.heads, 1, 128, 0, precision.kv_bytes)
             )
-            self.remembered, self.asked = work.size, work.heads * sizes
+            self.asked = work.heads * sizes
         self.flops = 2 * work.heads * sizes
 
     def seconds(self, span: Span) -> float:
@@ -103,7 +103,7 @@ class SpanTimer:
         return flops, moved
 
     def _cost_of_singles(self, span: Span) -> tuple[float, float]:
-        moved = span.seen * self.remembered * self.kv_bytes
+        moved = span.seen * self.token_bytes
         return self.flops * span.seen, moved + span.singles * self.asked * self.width
 
     def _cost_of_prompts(self, prompts: Sequence[tuple[int, int]]) -> tuple[float, float]:
@@ -112,7 +112,7 @@ class SpanTimer:
         queries = sum(q for q, _ in prompts)
         read = sum(s - oldest_visible(s - q, window) for q, s in prompts)
         if not self.expands:
-            moved = read * self.remembered * self.kv_bytes + queries * self.asked * self.width
+            moved = read * self.token_bytes + queries * self.asked * self.width
             return self.flops * pairs, moved
         assert isinstance(work, Latents)
         k_size = work.nope_dim + work.size - work.rank

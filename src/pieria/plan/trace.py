@@ -43,15 +43,22 @@ class Traced:
     """One rank's part of a model, through which steps can be traced."""
 
     def __init__(
-        self, config: ModelConfig, mesh: Mesh, dtype: torch.dtype, page_tokens: int
+        self,
+        config: ModelConfig,
+        mesh: Mesh,
+        dtype: torch.dtype,
+        page_tokens: int,
+        kv_dtype: torch.dtype | None = None,
     ) -> None:
-        """ValueError, naming the weight, if a cut over `mesh` does not divide."""
+        """kv_dtype: what keys and values are held in; None: dtype. ValueError, naming the weight,
+        if a cut over `mesh` does not divide.
+        """
         self.model = Decoder(config, mesh, dtype)
         self.page_tokens = page_tokens
         whole = self.model
         if mesh.pp > 1:
             whole = Decoder(config, replace(mesh, pp=1, rank=0), dtype)
-        self.layout: Layout = layout(whole.cache_specs())
+        self.layout: Layout = layout(whole.cache_specs(kv_dtype))
         self.stage = mesh.stage(len(config.layers))
         self.caches: list[LayerCache] = [
             tuple(

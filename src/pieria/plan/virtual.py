@@ -93,7 +93,7 @@ def prepare(settings: dict[str, Any]) -> Prepared:
     scheduler = msgspec.convert(settings["scheduler"], SchedulerConfig)
     virtual = msgspec.convert(settings["virtual"], VirtualConfig)
     spread = _arrangement(runner)
-    form = PRECISIONS[_precision(runner, virtual)]
+    form = PRECISIONS[_precision(runner, virtual)].with_cache(runner.kv_cache_dtype)
     name, _ = catalog.counted(runner.device)
     subject = Subject(
         settings["model"],

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
+from torch import Tensor
 
 from pieria import ops
 from pieria.plan.trace import Glue
@@ -74,7 +75,10 @@ class Experts:
 
 @dataclass(frozen=True)
 class Attention:
-    """Queries and contexts of each request over keys of `groups` heads that are remembered."""
+    """Queries and contexts of each request over keys of `groups` heads that are remembered.
+
+    token_bytes: of what is remembered of a token, with scales if it has any.
+    """
 
     op: str
     heads: int
@@ -82,6 +86,7 @@ class Attention:
     k_size: int
     v_size: int
     window: int | None
+    token_bytes: int
     queries: tuple[int, ...]
     contexts: tuple[int, ...]
 
@@ -90,7 +95,7 @@ class Attention:
 class Latents:
     """The same over latents of `size` numbers, the first `rank` of which are the value.
 
-    nope_dim, v_dim: of a head's keys and values if they are expanded.
+    nope_dim, v_dim: of a head's keys and values if they are expanded. token_bytes: as above.
     """
 
     op: str
@@ -99,6 +104,7 @@ class Latents:
     rank: int
     nope_dim: int
     v_dim: int
+    token_bytes: int
     queries: tuple[int, ...]
     contexts: tuple[int, ...]
 
@@ -207,6 +213,7 @@ def _attention(call: ops.Call) -> Work:
         q_THK.shape[2],
         v_PNGV.shape[3],
         call.keywords.get("window"),
+        _token_bytes(call, k_PNGK, v_PNGV),
         paging.queries,
         paging.contexts,
     )
@@ -215,8 +222,22 @@ def _attention(call: ops.Call) -> Work:
 def _latents(call: ops.Call) -> Work:
     q_THC, _, cache_PNL, paging = call.arguments[:4]
     _, heads, rank = q_THC.shape
-    size = cache_PNL.shape[2]
-    return Latents(call.op.name, heads, size, rank, 0, 0, paging.queries, paging.contexts)
+    return Latents(
+        call.op.name,
+        heads,
+        cache_PNL.shape[2],
+        rank,
+        0,
+        0,
+        _token_bytes(call, cache_PNL),
+        paging.queries,
+        paging.contexts,
+    )
+
+
+def _token_bytes(call: ops.Call, *caches: Tensor) -> int:
+    held = *caches, *call.keywords.get("scales", ())
+    return ops.nbytes(*(cache[0, 0] for cache in held))
 
 
 def _exchange(call: ops.Call) -> Work:

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from pieria import ops
 from pieria.kernels.cpu import native
-from pieria.ops import Paging
+from pieria.ops import Paging, map_tensors
+from pieria.ops.kv_write import LARGEST, rounded
 from pieria.ops.paged_attention import falling_pages
 from tests.ops.harness import tolerance
 
@@ -31,6 +32,7 @@ class Prompt:
         dtype: torch.dtype = torch.bfloat16,
         sizes: tuple[int, int, int, int] = (6, 2, 64, 64),
         page_tokens: int = 16,
+        held: torch.dtype | None = None,
         **options: Any,
     ) -> None:
         heads, groups, k_size, v_size = sizes
@@ -43,14 +45,19 @@ class Prompt:
         self.page_tokens = page_tokens
         (self.pages,) = falling_pages([TOKENS], page_tokens)
         self.caches = []
+        scales = []
         for size in (k_size, v_size):
-            cache = torch.full((len(self.pages) + 1, page_tokens, groups, size), math.nan)
-            tokens = cache.to(dtype).flatten(0, 1)
             places = [divmod(t, page_tokens) for t in range(TOKENS)]
             slots = [self.pages[page] * page_tokens + slot for page, slot in places]
-            tokens[slots] = normal(TOKENS, groups, size)
-            self.caches.append(tokens.view(cache.shape))
-        self.options = {"scale": k_size**-0.5, **options}
+            shape = len(self.pages) + 1, page_tokens, groups, size
+            cache = torch.full(shape, math.nan).to(dtype)
+            cache.flatten(0, 1)[slots] = normal(TOKENS, groups, size)
+            if held is not None:
+                cache, scale = rounded(cache, held)
+                assert scale.isnan().any()
+                scales.append(scale)
+            self.caches.append(cache)
+        self.options = {"scale": k_size**-0.5, "scales": tuple(scales), **options}
 
     def attend(self, *spans: tuple[int, int]) -> Sequence[Tensor]:
         """Of each [first, last) of the queries, as requests of one call."""
@@ -66,8 +73,9 @@ class Prompt:
 
     def wanted(self, first: int, last: int) -> Tensor:
         paging = Paging.of([self.pages], [last - first], [last])
-        options = {k: v.double() if isinstance(v, Tensor) else v for k, v in self.options.items()}
-        arguments = [x.double() for x in (self.q_THK[first:last], *self.caches)]
+        arguments, options = map_tensors(
+            Tensor.double, ((self.q_THK[first:last], *self.caches), self.options)
+        )
         return ops.paged_attention.reference(*arguments, paging, **options)
 
 
@@ -75,8 +83,12 @@ class Prompt:
 @pytest.mark.parametrize(
     "sizes", [(9, 3, 64, 64), (4, 2, 128, 128), (8, 1, 80, 48), (3, 3, 33, 17)], ids=str
 )
-def test_values(dtype: torch.dtype, sizes: tuple[int, int, int, int]) -> None:
-    prompt = Prompt(dtype, sizes)
+@pytest.mark.parametrize("held", [None, *LARGEST], ids=str)
+def test_values(
+    dtype: torch.dtype, sizes: tuple[int, int, int, int], held: torch.dtype | None
+) -> None:
+    """Rounded keys and values are the definition's too: nothing more may be lost."""
+    prompt = Prompt(dtype, sizes, held=held)
     spans = [(0, 40), (590, TOKENS), (511, 512), (619, TOKENS)]
     for got, span in zip(prompt.attend(*spans), spans, strict=True):
         wanted = prompt.wanted(*span)
@@ -86,7 +98,14 @@ def test_values(dtype: torch.dtype, sizes: tuple[int, int, int, int]) -> None:
 
 @pytest.mark.parametrize(
     ("page_tokens", "options"),
-    [(16, {}), (7, {"window": 300}), (64, {"soft_cap": 2.0}), (16, {"sinks_H": True})],
+    [
+        (16, {}),
+        (7, {"window": 300}),
+        (64, {"soft_cap": 2.0}),
+        (16, {"sinks_H": True}),
+        (16, {"held": torch.int8}),
+        (7, {"held": torch.float8_e4m3fn, "window": 300}),
+    ],
     ids=lambda x: str(x),
 )
 def test_one_row_has_one_result(page_tokens: int, options: dict[str, Any]) -> None:

@@ -1,5 +1,7 @@
-// Keys and values to their pages.
+// Keys and values to their pages, as they are or rounded.
 #include "args.h"
+#include "bytes.h"
+#include "rounding.h"
 #include "rows.h"
 
 namespace pieria {
@@ -15,6 +17,21 @@ struct KvWrite {
     int64_t v_stride;
     const int64_t* slots;
     int64_t tokens;
+};
+
+struct Rounded {
+    int64_t size;   // of a token and head
+    void* cache;    // [slots, groups, size], dense
+    float* scales;  // [slots, groups]
+    const void* x;  // [tokens, groups, size]
+    int64_t token_stride, head_stride;
+};
+
+struct KvRound {
+    int64_t dtype, stored;
+    Rounded keys, values;
+    const int64_t* slots;
+    int64_t tokens, groups;
 };
 
 }  // namespace
@@ -33,6 +50,25 @@ PIERIA_KERNEL(kv_write, KvWrite) {
             copy(a.v_cache, a.slots[t], a.v, t, a.v_stride, a.v_bytes);
         }
     });
+}
+
+PIERIA_KERNEL(kv_round, KvRound) {
+    parallel_rows(
+        a.tokens, a.groups * (a.keys.size + a.values.size), [&](int64_t first, int64_t last) {
+            for (int64_t t = first; t < last; ++t) {
+                if (a.slots[t] < 0) continue;
+                for (const Rounded& r : {a.keys, a.values})
+                    for (int64_t g = 0; g < a.groups; ++g) {
+                        const int64_t at = a.slots[t] * a.groups + g;
+                        const int64_t from = t * r.token_stride + g * r.head_stride;
+                        auto* codes = static_cast<uint8_t*>(r.cache) + at * r.size;
+                        with_type(a.dtype, [&]<class T>(T) {
+                            r.scales[at] = round_bytes(a.stored, static_cast<const T*>(r.x) + from,
+                                                       r.size, codes);
+                        });
+                    }
+            }
+        });
 }
 
 }  // namespace pieria

@@ -28,6 +28,9 @@ SETS: dict[str, set[str]] = {
 DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 """What kernels call a dtype; the numbers are those of `simd.h`."""
 
+ROUNDED = {torch.int8: 1, torch.float8_e4m3fn: 2}
+"""What they call that of a cache whose numbers have scales; 0: it has none."""
+
 
 def available() -> list[str]:
     """The libraries that were built and that this processor runs, best first."""

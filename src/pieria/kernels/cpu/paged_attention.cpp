@@ -32,10 +32,11 @@ inline f32 across(const f32 (&rows)[LANES], Join&& join) {
 }
 
 // Scores become weights, 2^(factor * score - most), in their place; as pairs of T where a product
-// takes those. Scores are of vectors [begin, end) of keys.
-template <class T>
+// takes those. Scores are of vectors [begin, end) of keys. A weight has its value's scale in it.
+template <class S>
 __attribute__((noinline)) State weigh(float* scores, int64_t rows, const Seen* seen, int64_t begin,
-                                      int64_t end, float scale, float soft_cap) {
+                                      int64_t end, float scale, float soft_cap,
+                                      const float* value_scales) {
     const float factor = soft_cap ? 1.0f : scale * LOG2_E;
     f32 most[LANES], sums[LANES] = {};
     for (int64_t r = 0; r < LANES; ++r) most[r] = splat(-INFINITE);
@@ -66,8 +67,10 @@ __attribute__((noinline)) State weigh(float* scores, int64_t rows, const Seen* s
         for (int64_t v = begin; v < end; ++v) {
             const f32 weight = exp2_negative(load(row + v * LANES) * by - least);
             sums[r] += weight;
-            if constexpr (Core<T>::DEPTH == 2)
-                store(reinterpret_cast<T*>(row) + v * LANES, weight);
+            if constexpr (ROUNDED<S>)
+                store(row + v * LANES, weight * load(value_scales + v * LANES));
+            else if constexpr (Core<S>::DEPTH == 2)
+                store(reinterpret_cast<S*>(row) + v * LANES, weight);
             else
                 store(row + v * LANES, weight);
         }
@@ -91,9 +94,11 @@ inline __attribute__((always_inline)) void multiply_rows(int64_t steps, const ty
     }
 }
 
-template <class T>
+// S: what caches hold, and queries too, unless it is rounded.
+template <class S>
 struct Worker {
-    using M = Core<T>;
+    using M = Core<S>;
+    using K = Score<S>;
 
     Worker(const PagedAttention& a, const Part& part, int64_t group, int64_t groups)
         : a(a),
@@ -101,9 +106,10 @@ struct Worker {
           group(group),
           groups(groups),
           shared(a.heads / a.groups),
-          steps(steps_of<M>(a.keys.size)),
+          steps(steps_of<K>(a.keys.size)),
+          query_size(words(a.dtype, steps)),
           columns(padded(a.values.size)),
-          key_size(ceil_div(a.keys.size, CHUNK<T>) * CHUNK<T> / M::DEPTH * PANEL),
+          key_size(ceil_div(a.keys.size, KEY_CHUNK<S>) * KEY_CHUNK<S> / K::DEPTH * PANEL),
           value_size(BLOCK / M::DEPTH * PANEL) {
         char* memory = nullptr;
         int64_t bytes = 0;
@@ -116,7 +122,9 @@ struct Worker {
             place(keys, key_size * (part.few() ? STEP : BLOCK) / PANEL);
             place(values, part.few() ? 0 : value_size * columns / PANEL);
             place(scores, (part.few() ? groups * part.rows : MAX_ROWS) * STRIDE);
-            place(queries, groups * part.rows * steps);
+            place(queries, groups * part.rows * query_size);
+            place(key_scales, ROUNDED<S> ? groups * BLOCK : 0);
+            place(value_scales, ROUNDED<S> ? groups * BLOCK : 0);
             place(gains, groups * Gain::size(a, part));
             place(mixed, groups * part.rows * columns);
             place(states, groups * part.tiles());
@@ -165,36 +173,70 @@ struct Worker {
         return {a.starts[part.request.index] + row / shared, (group + g) * shared + row % shared};
     }
 
+    // Words of a packed query.
+    static int64_t words(int64_t dtype, int64_t steps) {
+        if constexpr (INTEGERS<S>)
+            return K::words(dtype, steps);
+        else
+            return steps;
+    }
+
+    // body(T{}) for the type of queries and of what comes out.
+    template <class Body>
+    void typed(Body&& body) const {
+        if constexpr (ROUNDED<S>)
+            with_type(a.dtype, body);
+        else
+            body(S{});
+    }
+
+    void pack_queries(int64_t g, int64_t tile) {
+        typed([&]<class T>(T) { pack_queries<T>(g, tile); });
+    }
+
+    template <class T>
     void pack_queries(int64_t g, int64_t tile) {
         const int64_t first = part.first_row(tile), rows = part.first_row(tile + 1) - first;
-        typename M::A* out = packed_queries(g, tile);
+        typename K::A* out = packed_queries(g, tile);
         for (int64_t r = 0; r < rows; ++r) {
             const auto [token, head] = place(g, first + r);
             const T* q = static_cast<const T*>(a.q) + token * a.token_stride + head * a.head_stride;
-            for (int64_t k = 0; k < a.keys.size / M::DEPTH; ++k)
-                if constexpr (M::DEPTH == 2)
+            if constexpr (INTEGERS<S>) {
+                K::pack(K::count(a.dtype), q, a.keys.size, steps, r, rows, out);
+            } else if constexpr (M::DEPTH == 2) {
+                for (int64_t k = 0; k < a.keys.size / 2; ++k)
                     out[k * rows + r] = M::join(q[2 * k], q[2 * k + 1]);
-                else
-                    out[k * rows + r] = widen(q[k]);
-            if constexpr (M::DEPTH == 2)
                 if (a.keys.size % 2) out[(steps - 1) * rows + r] = M::join(q[a.keys.size - 1], T{});
+            } else {
+                for (int64_t k = 0; k < a.keys.size; ++k) out[k * rows + r] = widen(q[k]);
+            }
         }
     }
 
-    typename M::A* packed_queries(int64_t g, int64_t tile) {
-        return queries + (g * part.rows + part.first_row(tile)) * steps;
+    typename K::A* packed_queries(int64_t g, int64_t tile) {
+        return queries + (g * part.rows + part.first_row(tile)) * query_size;
     }
 
-    Tokens<T> tokens(const Cache& cache, const int64_t* offsets, int64_t g,
+    // What raw numbers of a group's keys and values are worth.
+    void find_scales(const Offsets& here, int64_t g) {
+        if constexpr (ROUNDED<S>)
+            for (int64_t t = here.begin(); t < here.end(); ++t) {
+                const int64_t at = here.slots[t] + group + g;
+                key_scales[g * BLOCK + t] = a.keys.scales[at] * UNIT<S>;
+                value_scales[g * BLOCK + t] = a.values.scales[at] * UNIT<S>;
+            }
+    }
+
+    Tokens<S> tokens(const Cache& cache, const int64_t* offsets, int64_t g,
                      const int64_t* strides = nullptr) const {
-        return {static_cast<const T*>(cache.data) + (group + g) * cache.head_stride, offsets,
+        return {static_cast<const S*>(cache.data) + (group + g) * cache.head_stride, offsets,
                 strides};
     }
 
     Ahead ahead(const Cache& cache, const int64_t* offsets, int64_t count) const {
         return {static_cast<const char*>(cache.data) +
-                    static_cast<size_t>(group * cache.head_stride) * sizeof(T),
-                offsets, count, (groups - 1) * cache.head_stride + cache.size, sizeof(T)};
+                    static_cast<size_t>(group * cache.head_stride) * sizeof(S),
+                offsets, count, (groups - 1) * cache.head_stride + cache.size, sizeof(S)};
     }
 
     template <class Body>
@@ -209,22 +251,22 @@ struct Worker {
     template <class GainOf>
     void stream(const Offsets& here, const Offsets* next, GainOf&& gain, bool joins) {
         const int64_t begin = here.begin(), end = here.end();
+        for (int64_t g = 0; g < groups; ++g) find_scales(here, g);
         for (int64_t at = begin; at < end; at += STEP) {
             Ahead more = at + STEP < end ? ahead(a.keys, here.keys + at + STEP, STEP)
                                          : ahead(a.values, here.values + begin, STEP);
             for (int64_t g = 0; g < groups; ++g) {
-                pack_keys<T, STEP>(tokens(a.keys, here.keys, g, here.strides), more, at,
-                                   a.keys.size, keys);
+                make_keys<STEP>(here, g, more, at, keys);
                 each_tile([&]<int R>(int64_t tile) {
-                    score<R, STEP>(
-                        packed_queries(g, tile), keys, row_of_scores(g, tile) + at,
-                        tile == 0 ? more.take(steps * STEP / PANEL / PANELS<R>) : nullptr);
+                    score<R, STEP>(packed_queries(g, tile), keys, key_scales + g * BLOCK + at,
+                                   row_of_scores(g, tile) + at, tile == 0 ? &more : nullptr);
                 });
             }
         }
         for (int64_t g = 0; g < groups; ++g)
             for (int64_t tile = 0; tile < part.tiles(); ++tile)
-                gain(g).set_state(tile, weigh_tile(tile, here, begin, end, row_of_scores(g, tile)));
+                gain(g).set_state(tile,
+                                  weigh_tile(g, tile, here, begin, end, row_of_scores(g, tile)));
         for (int64_t at = begin; at < end; at += STEP) {
             Ahead more;
             if (at + STEP < end)
@@ -253,6 +295,7 @@ struct Worker {
             more_values =
                 ahead(a.values, next->values + next->begin(), next->end() - next->begin());
         }
+        find_scales(here, g);
         each_tile([&]<int R>(int64_t tile) {
             const int64_t begin =
                 std::max(here.begin(), seen_here(here, part.first_row(tile)).first / PANEL * PANEL);
@@ -260,11 +303,11 @@ struct Worker {
                 std::min(here.end(), padded(seen_here(here, part.first_row(tile + 1) - 1).last));
             if (tile == 0)
                 for (int64_t at = here.begin(); at < here.end(); at += PANEL)
-                    pack_keys<T, PANEL>(tokens(a.keys, here.keys, g, here.strides), more_keys, at,
-                                        a.keys.size, keys + at / PANEL * key_size);
+                    make_keys<PANEL>(here, g, more_keys, at, keys + at / PANEL * key_size);
             for (int64_t at = begin; at < end; at += PANEL)
-                score<R, PANEL>(packed_queries(g, tile), keys + at / PANEL * key_size, scores + at);
-            gain.set_state(tile, weigh_tile(tile, here, begin, end, scores));
+                score<R, PANEL>(packed_queries(g, tile), keys + at / PANEL * key_size,
+                                key_scales + g * BLOCK + at, scores + at, nullptr);
+            gain.set_state(tile, weigh_tile(g, tile, here, begin, end, scores));
             const auto* weights = reinterpret_cast<const typename M::A*>(scores) + begin / M::DEPTH;
             for (int64_t column = 0; column < columns; column += PANEL) {
                 auto* panel = values + column / PANEL * value_size;
@@ -293,41 +336,67 @@ struct Worker {
     template <int R>
     static constexpr int PANELS = R <= MAX_ROWS / 2 ? 2 : 1;
 
+    template <int WIDTH>
+    void make_keys(const Offsets& here, int64_t g, Ahead& ahead, int64_t first,
+                   typename K::B* panel) {
+        const auto keys = tokens(a.keys, here.keys, g, here.strides);
+        if constexpr (ROUNDED<S>)
+            pack_bytes<S, WIDTH>(keys, ahead, first, a.keys.size,
+                                 reinterpret_cast<uint32_t*>(panel));
+        else
+            pack_keys<S, WIDTH>(keys, ahead, first, a.keys.size, panel);
+    }
+
+    // ahead: of which some lines are fetched meanwhile; null: none. Raw keys of one byte fetch
+    // theirs when they are packed.
     template <int R, int WIDTH>
-    __attribute__((noinline)) void score(const typename M::A* q, const typename M::B* panel,
-                                         float* out, const char* next = nullptr) {
+    __attribute__((noinline)) void score(const typename K::A* q, const typename K::B* panel,
+                                         const float* scales, float* out, Ahead* ahead) {
         constexpr int VECTORS = std::min<int>(PANELS<R> * PANEL, WIDTH) / LANES;
-        for (int at = 0; at < WIDTH; at += VECTORS * LANES) {
-            f32 c[R][VECTORS] = {};
-            if (next)
-                multiply<M, R, VECTORS, 1>(steps, q, R, panel + at, WIDTH, c,
-                                           next + at / VECTORS / LANES * steps * 64);
-            else
-                multiply<M, R, VECTORS>(steps, q, R, panel + at, WIDTH, c);
-            for (int r = 0; r < R; ++r)
-                for (int i = 0; i < VECTORS; ++i) store(out + r * STRIDE + at + i * LANES, c[r][i]);
+        if constexpr (INTEGERS<S>) {
+            score_digits<R, VECTORS, WIDTH>(K::count(a.dtype), steps, q, panel, scales, out,
+                                            STRIDE);
+        } else {
+            const char* next = nullptr;
+            if (ahead && !ROUNDED<S>) next = ahead->take(steps * WIDTH / PANEL / PANELS<R>);
+            for (int at = 0; at < WIDTH; at += VECTORS * LANES) {
+                f32 c[R][VECTORS] = {};
+                if (next)
+                    multiply<M, R, VECTORS, 1>(steps, q, R, panel + at, WIDTH, c,
+                                               next + at / VECTORS / LANES * steps * 64);
+                else
+                    multiply<M, R, VECTORS>(steps, q, R, panel + at, WIDTH, c);
+                for (int r = 0; r < R; ++r)
+                    for (int i = 0; i < VECTORS; ++i) {
+                        if constexpr (ROUNDED<S>) c[r][i] *= load(scales + at + i * LANES);
+                        store(out + r * STRIDE + at + i * LANES, c[r][i]);
+                    }
+            }
         }
     }
 
-    State weigh_tile(int64_t tile, const Offsets& here, int64_t begin, int64_t end, float* rows) {
+    State weigh_tile(int64_t g, int64_t tile, const Offsets& here, int64_t begin, int64_t end,
+                     float* rows) {
         Seen seen[MAX_ROWS];
         const int64_t first = part.first_row(tile), count = part.first_row(tile + 1) - first;
         for (int64_t r = 0; r < count; ++r) seen[r] = seen_here(here, first + r);
-        return weigh<T>(rows, count, seen, begin / LANES, end / LANES, static_cast<float>(a.scale),
-                        static_cast<float>(a.soft_cap));
+        return weigh<S>(rows, count, seen, begin / LANES, end / LANES, static_cast<float>(a.scale),
+                        static_cast<float>(a.soft_cap), value_scales + g * BLOCK);
     }
 
     // Adds the values of STEP tokens by their weights to what rows have of the tokens before.
     template <int R>
-    __attribute__((noinline)) void mix(const float* rows, const Tokens<T>& v, Ahead& more,
+    __attribute__((noinline)) void mix(const float* rows, const Tokens<S>& v, Ahead& more,
                                        int64_t at, float* out, bool first) {
         constexpr int VECTORS = PANELS<R> * PANEL_VECTORS;
         constexpr int AT_ONCE = 4;
+        // A panel's part of a token is a line, or half of one.
+        constexpr int LINES = AT_ONCE * PANELS<R> * M::DEPTH / (ROUNDED<S> ? 2 : 1);
         const auto* weights = reinterpret_cast<const typename M::A*>(rows) + at / M::DEPTH;
         for (int64_t column = 0; column < columns; column += VECTORS * LANES) {
             const int64_t left = columns - column;
-            const Columns<T> count[2] = {Columns<T>(a.values.size - column),
-                                         Columns<T>(a.values.size - column - PANEL)};
+            const Columns<S> count[2] = {Columns<S>(a.values.size - column),
+                                         Columns<S>(a.values.size - column - PANEL)};
             f32 c[R][VECTORS] = {};
             if (!first)
                 for (int r = 0; r < R; ++r)
@@ -335,7 +404,7 @@ struct Worker {
                         if (i * LANES < left)
                             c[r][i] = load(out + r * columns + column + i * LANES);
             for (int64_t step = 0; step < STEP / M::DEPTH; ++step) {
-                if (step % AT_ONCE == 0) more.fetch<AT_ONCE * PANELS<R> * M::DEPTH>();
+                if (step % AT_ONCE == 0) more.fetch<LINES>();
                 u32 x[PANELS<R>][PANEL_VECTORS];
 #pragma GCC unroll 2
                 for (int p = 0; p < PANELS<R>; ++p)
@@ -378,6 +447,11 @@ struct Worker {
     }
 
     void finish(int64_t g, int64_t tile) {
+        typed([&]<class T>(T) { finish<T>(g, tile); });
+    }
+
+    template <class T>
+    void finish(int64_t g, int64_t tile) {
         const int64_t first = part.first_row(tile), rows = part.first_row(tile + 1) - first;
         State& state = states[g * part.tiles() + tile];
         f32 factor = splat(1.0f);
@@ -398,7 +472,7 @@ struct Worker {
                 // Adding zero leaves no negative zero, which can come of how far a tile reaches.
                 for (int i = 0; i < PANEL_VECTORS; ++i)
                     v[i] = load(from + column + i * LANES) * splat(factor[r]) + 0.0f;
-                in_order<T>(v);
+                in_order<S>(v);
                 for (int i = 0; i < PANEL_VECTORS; ++i) {
                     const int64_t left = a.values.size - column - i * LANES;
                     if (left >= LANES)
@@ -412,37 +486,44 @@ struct Worker {
 
     const PagedAttention& a;
     const Part& part;
-    const int64_t group, groups, shared, steps, columns, key_size, value_size;
-    typename M::B* keys;     // panels of a block: [BLOCK / PANEL][key_size]
+    const int64_t group, groups, shared, steps, query_size, columns, key_size, value_size;
+    typename K::B* keys;     // panels of a block: [BLOCK / PANEL][key_size]
     typename M::B* values;   // [columns / PANEL][value_size]
     float* scores;           // [rows][STRIDE]
-    typename M::A* queries;  // of each group and tile [steps][rows]
-    float* gains;            // of each group
-    float* mixed;            // [groups][rows][columns]
-    State* states;           // [groups][tiles]
+    typename K::A* queries;  // of each group and tile [query_size][rows]
+    float* key_scales;       // [groups][BLOCK]
+    float* value_scales;
+    float* gains;   // of each group
+    float* mixed;   // [groups][rows][columns]
+    State* states;  // [groups][tiles]
 };
 
-template <class T>
+template <class S>
 void attention_of(const PagedAttention& a) {
     const Plan plan(a);
     float* kept = plan.kept ? scratch<float>(KEPT, plan.kept) : nullptr;
     parallel(static_cast<int64_t>(plan.tasks.size()), [&](int64_t i) {
         const Task& task = plan.tasks[i];
         const Part& part = plan.parts[task.part];
-        Worker<T>(a, part, task.group, task.groups)
+        Worker<S>(a, part, task.group, task.groups)
             .run(task.block, task.blocks, part.kept < 0 ? nullptr : kept + part.kept);
     });
     if (!plan.kept) return;
     parallel(static_cast<int64_t>(plan.parts.size()) * a.groups, [&](int64_t i) {
         const Part& part = plan.parts[i / a.groups];
-        if (part.kept >= 0) Worker<T>(a, part, i % a.groups, 1).merge(kept + part.kept);
+        if (part.kept >= 0) Worker<S>(a, part, i % a.groups, 1).merge(kept + part.kept);
     });
 }
 
 }  // namespace
 
 PIERIA_KERNEL(paged_attention, PagedAttention) {
-    with_type(a.dtype, [&]<class T>(T) { attention_of<T>(a); });
+    if (a.stored == STORED_INT8)
+        attention_of<int8_t>(a);
+    else if (a.stored == STORED_E4M3)
+        attention_of<e4m3>(a);
+    else
+        with_type(a.dtype, [&]<class T>(T) { attention_of<T>(a); });
 }
 
 }  // namespace pieria

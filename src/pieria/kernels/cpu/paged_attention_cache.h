@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "paged_attention_plan.h"
+#include "paged_attention_rounded.h"
 #include "transpose.h"
 
 namespace pieria {
@@ -17,12 +18,20 @@ constexpr int64_t STEP = 2 * PANEL;
 template <class T>
 using Core = std::conditional_t<Mode<T>::PARTS == 1 && Mode<T>::DEPTH == 2, Mode<T>, Single<float>>;
 
+// How queries meet keys that are held as S.
+template <class S>
+using Score = std::conditional_t<INTEGERS<S>, Digits, Core<S>>;
+
 // Numbers are moved in lanes of 32 bits. Two of bf16 share a lane, and are parted by shifts: so a
 // vector of values holds every second column, see `in_order`.
 template <class T>
 constexpr int PER_LANE = std::is_same_v<T, bf16> ? 2 : 1;
 template <class T>
 constexpr int64_t CHUNK = LANES * PER_LANE<T>;
+
+// Numbers of a key that are turned at once.
+template <class T>
+constexpr int64_t KEY_CHUNK = ROUNDED<T> ? LANES * QUAD : CHUNK<T>;
 
 constexpr u32 UPPER = u32{} + 0xffff0000;
 
@@ -35,7 +44,9 @@ struct Count {
 
     u32 of(const T* from) const {
 #if defined(__AVX512BW__)
-        if constexpr (sizeof(T) == 4)
+        if constexpr (ROUNDED<T>)
+            return reinterpret_cast<u32>(load_raw(from, mask));
+        else if constexpr (sizeof(T) == 4)
             return reinterpret_cast<u32>(
                 _mm512_maskz_loadu_epi32(static_cast<__mmask16>(mask), from));
         else if constexpr (PER_LANE<T> == 2)
@@ -49,7 +60,9 @@ struct Count {
             std::memcpy(values, from, static_cast<size_t>(count) * sizeof(T));
             from = values;
         }
-        if constexpr (std::is_same_v<T, f16>)
+        if constexpr (ROUNDED<T>)
+            return reinterpret_cast<u32>(load_raw(from));
+        else if constexpr (std::is_same_v<T, f16>)
             return reinterpret_cast<u32>(load(from));
         else
             return load_vector<u32>(from);
@@ -140,6 +153,46 @@ __attribute__((noinline)) void pack_keys(const Tokens<T>& tokens, Ahead& ahead, 
     }
 }
 
+// Up to 64 bytes, the others 0.
+inline u32 load_bytes(const void* from, int64_t count) {
+#if defined(__AVX512BW__)
+    const uint64_t mask = count >= 64 ? ~uint64_t{} : (uint64_t{1} << count) - 1;
+    return reinterpret_cast<u32>(_mm512_maskz_loadu_epi8(mask, from));
+#else
+    u32 bytes = {};
+    std::memcpy(&bytes, from, static_cast<size_t>(std::min<int64_t>(count, 64)));
+    return bytes;
+#endif
+}
+
+// The same of keys that are bytes.
+template <class S, int WIDTH>
+__attribute__((noinline)) void pack_bytes(const Tokens<S>& tokens, Ahead& ahead, int64_t first,
+                                          int64_t size, uint32_t* panel) {
+    for (int64_t some = first; some < first + WIDTH; some += LANES, panel += LANES) {
+        const int64_t stride = tokens.strides[some / LANES];
+        for (int64_t at = 0; at < size; at += QUAD * LANES) {
+            u32 copies[LANES], v[LANES];
+            const auto* rows = reinterpret_cast<const uint32_t*>(tokens[some] + at);
+            int64_t apart = stride / QUAD;
+            if (!stride || stride % QUAD || at + QUAD * LANES > size) {
+                for (int i = 0; i < LANES; ++i)
+                    copies[i] = load_bytes(tokens[some + i] + at, size - at);
+                rows = reinterpret_cast<const uint32_t*>(copies), apart = LANES;
+            }
+            load_columns(rows, apart, v);
+            ahead.fetch<LANES>();
+            for (int i = 0; i < LANES; ++i)
+                if constexpr (INTEGERS<S>) {
+                    store_vector(panel + (at / QUAD + i) * WIDTH, v[i] ^ 0x80808080u);
+                } else {
+                    for (int byte = 0; byte < QUAD; ++byte)
+                        store_vector(panel + (at + QUAD * i + byte) * WIDTH, raw_of<S>(v[i], byte));
+                }
+        }
+    }
+}
+
 // Which of the columns from some on there are, for `read_values`.
 template <class T>
 struct Columns {
@@ -207,12 +260,18 @@ struct Offsets {
             int64_t key = pages[page] * a.keys.page_stride + slot * a.keys.token_stride;
             int64_t value = pages[page] * a.values.page_stride + slot * a.values.token_stride;
             const int64_t stop = std::min(last, t + a.page_tokens - slot);
+            if (a.keys.scales)
+                for (int64_t i = t, at = pages[page] * a.page_tokens + slot; i < stop; ++i, ++at)
+                    slots[i] = at * a.groups;
             for (; t < stop; ++t, key += a.keys.token_stride, value += a.values.token_stride)
                 keys[t] = key, values[t] = value;
         }
-        for (int64_t t = begin(); t < first; ++t) keys[t] = keys[first], values[t] = values[first];
-        for (int64_t t = last; t < end(); ++t)
-            keys[t] = keys[last - 1], values[t] = values[last - 1];
+        const auto repeat = [&](int64_t t, int64_t from) {
+            keys[t] = keys[from], values[t] = values[from];
+            if (a.keys.scales) slots[t] = slots[from];
+        };
+        for (int64_t t = begin(); t < first; ++t) repeat(t, first);
+        for (int64_t t = last; t < end(); ++t) repeat(t, last - 1);
         for (int64_t t = begin(); t < end(); t += LANES) {
             const int64_t stride = keys[t + 1] - keys[t];
             bool even = true;
@@ -228,6 +287,7 @@ struct Offsets {
     int64_t start;        // the block's first token
     int64_t first, last;  // the tokens that are seen, from there on
     int64_t keys[BLOCK], values[BLOCK];
+    int64_t slots[BLOCK];            // of the first group's scales, where there are any
     int64_t strides[BLOCK / LANES];  // of the keys of sixteen tokens; 0: they are not evenly apart
 };
 

@@ -14,12 +14,13 @@ namespace pieria {
 struct Cache {
     const void* data;
     int64_t page_stride, token_stride, head_stride;
-    int64_t size;  // numbers of a token and head
+    int64_t size;         // numbers of a token and head
+    const float* scales;  // [pages, page_tokens, groups], dense; null: numbers are as they are
 };
 
 struct PagedAttention {
-    int64_t dtype;
-    const void* q;  // [tokens, heads, keys.size]
+    int64_t dtype, stored;  // of queries, and what caches hold
+    const void* q;          // [tokens, heads, keys.size]
     int64_t token_stride, head_stride;
     int64_t heads, groups, page_tokens;
     Cache keys, values;

@@ -11,6 +11,7 @@
 #include <algorithm>
 
 #include "args.h"
+#include "paged_attention_rounded.h"
 #include "panels.h"
 #include "pool.h"
 
@@ -18,13 +19,14 @@ namespace pieria {
 namespace {
 
 struct PagedLatentAttention {
-    int64_t dtype;
-    const void* value;  // what of a query meets the value; then the rest of it
+    int64_t dtype, stored;  // of queries, and what the cache holds
+    const void* value;      // what of a query meets the value; then the rest of it
     int64_t value_stride, value_head;
     const void* key;
     int64_t key_stride, key_head;
     int64_t heads, rank, size;
     const void* cache;
+    const float* scales;  // [pages, page_tokens]; null: numbers are as they are
     int64_t page_tokens;
     const int64_t* table;
     int64_t table_stride;
@@ -125,9 +127,11 @@ struct Result {
         : largest(at), sums(at + columns), values(at + 2 * columns) {}
 };
 
-template <class T>
+// S: what the cache holds, and queries too, unless it is rounded.
+template <class S>
 class Attention {
  public:
+    using T = std::conditional_t<ROUNDED<S>, float, S>;  // what is computed with
     using M = Product<T>;
     using A = typename M::A;
     using B = typename M::B;
@@ -174,10 +178,25 @@ class Attention {
     }
 
     void write(const Task& t, const Result& r) const {
+        typed([&]<class Q>(Q) { write<Q>(t, r); });
+    }
+
+ private:
+    // body(Q{}) for the type of queries and of what comes out.
+    template <class Body>
+    void typed(Body&& body) const {
+        if constexpr (ROUNDED<S>)
+            with_type(a.dtype, body);
+        else
+            body(S{});
+    }
+
+    template <class Q>
+    void write(const Task& t, const Result& r) const {
         const int64_t columns = columns_of(t);
         for (int64_t i = 0; i < t.count; ++i) {
-            T* out =
-                static_cast<T*>(a.out) + (a.starts[t.request] * a.heads + t.first + i) * a.rank;
+            Q* out =
+                static_cast<Q*>(a.out) + (a.starts[t.request] * a.heads + t.first + i) * a.rank;
             const bool sees = limit(t, i) > 0;
             const float inverse = sees ? 1.0f / r.sums[i] : 0.0f;
             for (int64_t c = 0; c < a.rank; c += LANES) {
@@ -191,7 +210,6 @@ class Attention {
         }
     }
 
- private:
     void allocate(const Task& t) {
         const int64_t columns = columns_of(t), panels = panels_of(columns);
         int64_t floats = 0;
@@ -220,9 +238,13 @@ class Attention {
         rows = reinterpret_cast<T*>(memory + at[7]);
     }
 
-    const T* latent(const Task& t, int64_t i) const {
+    int64_t slot(const Task& t, int64_t i) const {
         const int64_t page = a.table[t.request * a.table_stride + i / a.page_tokens];
-        return static_cast<const T*>(a.cache) + (page * a.page_tokens + i % a.page_tokens) * a.size;
+        return page * a.page_tokens + i % a.page_tokens;
+    }
+
+    const S* latent(const Task& t, int64_t i) const {
+        return static_cast<const S*>(a.cache) + slot(t, i) * a.size;
     }
 
     // How many latents a column sees.
@@ -233,6 +255,11 @@ class Attention {
 
     // Columns side by side: [panels][steps][32].
     void pack_queries(const Task& t) {
+        typed([&]<class Q>(Q) { pack_queries<Q>(t); });
+    }
+
+    template <class Q>
+    void pack_queries(const Task& t) {
         const int64_t width = steps * M::DEPTH + 2 * LANES;
         for (int64_t c = 0; c < columns_of(t); c += LANES) {
             for (int64_t i = 0; i < LANES; ++i) {
@@ -241,13 +268,12 @@ class Attention {
                 if (c + i >= t.count) continue;
                 const int64_t token = a.starts[t.request] + (t.first + c + i) / a.heads;
                 const int64_t head = (t.first + c + i) % a.heads;
-                std::memcpy(
-                    row,
-                    static_cast<const T*>(a.value) + token * a.value_stride + head * a.value_head,
-                    static_cast<size_t>(a.rank) * sizeof(T));
-                std::memcpy(row + a.rank,
-                            static_cast<const T*>(a.key) + token * a.key_stride + head * a.key_head,
-                            static_cast<size_t>(a.size - a.rank) * sizeof(T));
+                const Q* value =
+                    static_cast<const Q*>(a.value) + token * a.value_stride + head * a.value_head;
+                const Q* key =
+                    static_cast<const Q*>(a.key) + token * a.key_stride + head * a.key_head;
+                for (int64_t k = 0; k < a.rank; ++k) row[k] = number(value[k]);
+                for (int64_t k = a.rank; k < a.size; ++k) row[k] = number(key[k - a.rank]);
             }
             B* to = queries + c / PANEL * steps * PANEL + c % PANEL;
             for (int64_t k = 0; k < steps; k += LANES) {
@@ -265,15 +291,23 @@ class Attention {
         }
     }
 
+    static T number(T x) { return x; }
+    template <class Q>
+        requires(!std::is_same_v<Q, T>)
+    static T number(Q x) {
+        return widen(x);
+    }
+
     // Latents [begin, end) in chunks, and as pairs of rows where those are multiplied at once.
     void read_block(const Task& t, int64_t begin, int64_t end) {
         constexpr int64_t WIDTH = PANEL * M::DEPTH;  // numbers of a chunk
         for (int64_t i = begin; i < end; ++i) {
-            const T* from = latent(t, i);
+            const S* from = latent(t, i);
             A* to = latents + (i - begin) * PANEL;
+            const float scale = ROUNDED<S> ? a.scales[slot(t, i)] * UNIT<S> : 1.0f;
             int64_t k = 0;
-            for (; k + WIDTH <= a.size; k += WIDTH, to += CHUNK) copy(from + k, WIDTH, to);
-            if (k < a.size) copy(from + k, a.size - k, to);
+            for (; k + WIDTH <= a.size; k += WIDTH, to += CHUNK) copy(from + k, WIDTH, scale, to);
+            if (k < a.size) copy(from + k, a.size - k, scale, to);
         }
         if constexpr (PAIRS<T>) {
             for (int64_t i = 0; i < end - begin; i += 2)
@@ -287,8 +321,15 @@ class Attention {
         }
     }
 
-    static void copy(const T* from, int64_t count, A* to) {
-        if constexpr (PAIRS<T>) {
+    static void copy(const S* from, int64_t count, float scale, A* to) {
+        if constexpr (ROUNDED<S>) {
+            for (int64_t k = 0; k < count; k += LANES) {
+                S some[LANES] = {};
+                const int64_t left = std::min<int64_t>(LANES, count - k);
+                std::memcpy(some, from + k, static_cast<size_t>(left));
+                store(to + k, load_raw(some) * scale, left);
+            }
+        } else if constexpr (PAIRS<T>) {
             if (count % 2) to[count / 2] = 0;
             std::memcpy(to, from, static_cast<size_t>(count) * sizeof(T));
         } else {
@@ -315,7 +356,8 @@ class Attention {
                     next[r] = reinterpret_cast<const char*>(
                         latent(t, fetch && ahead < t.end ? ahead : begin));
                 }
-                constexpr int LINES = PANEL * M::DEPTH * int{sizeof(T)} / 64;
+                // None of bytes, of which a chunk is less than a line.
+                constexpr int LINES = PANEL * M::DEPTH * int{sizeof(S)} / 64;
                 multiply_rows<M, LINES>(steps, latents + first * PANEL, CHUNK, panel, c, next);
                 for (int r = 0; r < R; ++r)
                     for (int v = 0; v < VECTORS; ++v)
@@ -440,7 +482,7 @@ class Attention {
     T* rows;
 };
 
-template <class T>
+template <class S>
 void attend(const PagedLatentAttention& a) {
     // Groups of columns, then how many of their splits are tasks of their own: all, where one group
     // has more than a thread's fair share.
@@ -457,7 +499,7 @@ void attend(const PagedLatentAttention& a) {
         work += columns * context;
     }
     const int64_t share = work / (2 * pool_threads());
-    Attention<T> shape(a);
+    Attention<S> shape(a);
     auto* tasks = scratch<Task>(TASKS, groups + splits + groups);
     Task* wholes = tasks + groups + splits;
     int64_t count = 0, cut = 0, floats = 0;
@@ -488,10 +530,10 @@ void attend(const PagedLatentAttention& a) {
             given += shape.result_floats(task);
         }
     }
-    parallel(count, [&](int64_t i) { Attention<T>(a).run(tasks[i]); });
+    parallel(count, [&](int64_t i) { Attention<S>(a).run(tasks[i]); });
     parallel(cut, [&](int64_t i) {
         const Task& t = wholes[i];
-        const int64_t columns = Attention<T>::columns_of(t), size = shape.result_floats(t);
+        const int64_t columns = Attention<S>::columns_of(t), size = shape.result_floats(t);
         const Result sum(t.given, columns);
         for (int64_t s = 1; s * SPLIT < t.end; ++s)
             shape.merge(sum, Result(t.given + s * size, columns), columns);
@@ -502,7 +544,12 @@ void attend(const PagedLatentAttention& a) {
 }  // namespace
 
 PIERIA_KERNEL(paged_latent_attention, PagedLatentAttention) {
-    with_type(a.dtype, [&]<class T>(T) { attend<T>(a); });
+    if (a.stored == STORED_INT8)
+        attend<int8_t>(a);
+    else if (a.stored == STORED_E4M3)
+        attend<e4m3>(a);
+    else
+        with_type(a.dtype, [&]<class T>(T) { attend<T>(a); });
 }
 
 }  // namespace pieria

@@ -28,7 +28,8 @@ def _supports(
     q_THK: Tensor, k_cache_PNGK: Tensor, v_cache_PNGV: Tensor, *rest: Any, **options: Any
 ) -> bool:
     return (
-        k_cache_PNGK.is_contiguous()
+        not options.get("scales")
+        and k_cache_PNGK.is_contiguous()
         and v_cache_PNGV.is_contiguous()
         and q_THK.dtype == k_cache_PNGK.dtype == v_cache_PNGV.dtype
     )
@@ -45,6 +46,7 @@ def paged_attention(
     window: int | None = None,
     soft_cap: float | None = None,
     sinks_H: Tensor | None = None,
+    scales: tuple[Tensor, ...] = (),
 ) -> Tensor:
     caches = k_cache_PNGK, v_cache_PNGV
     out_THV = q_THK.new_empty(*q_THK.shape[:2], v_cache_PNGV.shape[3])

@@ -19,12 +19,19 @@ from pieria.ops.paged_attention import gathered
 
 
 def _supports(q_THC: Tensor, q_THK: Tensor, cache_PNL: Tensor, *rest: Any, **options: Any) -> bool:
-    return cache_PNL.is_contiguous() and q_THC.dtype == cache_PNL.dtype
+    same = q_THC.dtype == cache_PNL.dtype
+    return same and cache_PNL.is_contiguous() and not options.get("scales")
 
 
 @ops.paged_latent_attention.implement(supports=_supports)
 def paged_latent_attention(
-    q_THC: Tensor, q_THK: Tensor, cache_PNL: Tensor, paging: Paging, *, scale: float
+    q_THC: Tensor,
+    q_THK: Tensor,
+    cache_PNL: Tensor,
+    paging: Paging,
+    *,
+    scale: float,
+    scales: tuple[Tensor, ...] = (),
 ) -> Tensor:
     q_THL, rank = torch.cat([q_THC, q_THK], -1), q_THC.shape[2]
     out_THC = q_THL.new_empty(q_THC.shape)
