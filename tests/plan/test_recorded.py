@@ -10,7 +10,7 @@ from pieria.plan.practice import PIERIA
 from pieria.plan.precision import PRECISIONS
 from pieria.plan.predict import Predictor
 from pieria.plan.presets import preset
-from pieria.plan.record import Attended, Chosen, Host, Moved, Products, Record, load
+from pieria.plan.record import Attended, Chosen, Host, Moved, Products, Record, Reread, load
 from pieria.plan.recorded import RecordedTiming
 from pieria.plan.work import Attention, Experts, Latents, Product, Stream
 
@@ -23,20 +23,19 @@ def least(flops: float, size: float) -> float:
 
 
 def products(op: str, share: float) -> Products:
-    """As fast as `share` of what the machine could."""
+    """As fast as `share` of what the machine could, and twice that from its cache."""
     rows, outers, inners = AXES
-    return Products(
-        op,
-        "bfloat16",
-        *AXES,
-        tuple(
+
+    def grid(share: float) -> tuple[tuple[tuple[float, ...], ...], ...]:
+        return tuple(
             tuple(
                 tuple(least(2 * r * o * i, 2 * (o * i + r * (o + i))) / share for i in inners)
                 for o in outers
             )
             for r in rows
-        ),
-    )
+        )
+
+    return Products(op, "bfloat16", *AXES, grid(share), grid(2 * share))
 
 
 def attended(phase: str, share: float) -> Attended:
@@ -46,7 +45,8 @@ def attended(phase: str, share: float) -> Attended:
 
     requests, contexts = (1, 16), (16, 4096)
     grid = tuple(tuple(seconds(r, c) for c in contexts) for r in requests)
-    return Attended(phase, 8, 4, 64, requests, contexts, grid)
+    cached = tuple(tuple(seconds / 2 for seconds in row) for row in grid)
+    return Attended(phase, 8, 4, 64, requests, contexts, grid, cached)
 
 
 RECORD = Record(
@@ -56,13 +56,16 @@ RECORD = Record(
     "bfloat16",
     BANDWIDTH,
     PEAK,
+    Reread((1e7, 2e7, 4e7), (2e10, 2e10, 1e10)),
+    Host(2e-3, 1e-4, 3e-3, 2e-4, 1e-6, 1e-5),
     (products("linear", 0.5), products("gated_linear", 0.25)),
     (attended("generation", 0.5), attended("context", 0.25)),
-    (Chosen(512, 256, 4, 16, (1, 1024), (1e-4, 1e-2)),),
+    (Chosen(512, 256, 4, 16, (1, 1024), (1e-4, 1e-2), (5e-5, 5e-3)),),
     (Moved("rms_norm", (1e3, 1e6), (1e-6, 1e-3)),),
-    Host(2e-3, 1e-4, 3e-3, 2e-4, 1e-6, 1e-5, 0.0),
 )
-TIMING = RecordedTiming(RECORD)
+LARGE, SMALL = 1e8, 1e6
+"""Bytes of weights: more than a cache holds, and fewer."""
+TIMING = RecordedTiming(RECORD, LARGE)
 
 
 def test_products_take_the_recorded_share_of_what_is_possible() -> None:
@@ -92,8 +95,25 @@ def test_recorded_experts_take_what_they_took() -> None:
     assert float(TIMING.of(work).seconds) == pytest.approx(1e-2)
 
 
+@pytest.mark.parametrize(
+    ("weights", "seconds"), [(LARGE, 1e-2), (SMALL, 5e-3), (3e7, 0.5 * 5e-3 + 0.5 * 1e-2)]
+)
+def test_weights_come_from_the_cache_as_far_as_they_fit(weights: float, seconds: float) -> None:
+    """Between 20 and 40 MB reading them takes ever longer: in the middle, half of the way."""
+    work = Experts("experts", 1024, 4, 16, 16, 512, 256)
+    assert float(RecordedTiming(RECORD, weights).of(work).seconds) == pytest.approx(seconds)
+    product = Product("x", 10, 1000, 500, 1, "layer", False)
+    whole = least(2 * 10 * 1000 * 500, 2 * (500 * 1000 + 10 * 1500)) / 0.5
+    found = float(RecordedTiming(RECORD, weights).of(product).seconds)
+    assert found == pytest.approx(whole * seconds / 1e-2)
+
+
+def test_a_machine_whose_cache_is_no_faster_reads_all_from_memory() -> None:
+    assert Reread((1e7, 2e7), (1e10, 1e10)).share(1e6) == 1
+
+
 def test_what_is_not_recorded_is_noted() -> None:
-    timing = RecordedTiming(RECORD)
+    timing = RecordedTiming(RECORD, LARGE)
     assert float(timing.of(Stream("soft_cap", 0, 1e6)).seconds) == pytest.approx(1e-3)
     assert timing.notes == {"soft_cap: as fast as rms_norm": 1}
     with pytest.raises(ValueError, match="latent attention is not recorded"):
@@ -108,7 +128,7 @@ def test_host_time_of_replayed_and_other_steps() -> None:
     assert TIMING.run(0.01, 0.0, 100, True, 4, 4)[0] == pytest.approx(0.01 + 2e-3 + 4e-4)
     eager = 0.01 + 100 * 1e-5 + 3e-3 + 4 * 2e-4 + 50 * 1e-6
     assert TIMING.run(0.01, 0.0, 100, False, 50, 4)[0] == pytest.approx(eager)
-    called = RecordedTiming(RECORD, replays=False)
+    called = RecordedTiming(RECORD, LARGE, replays=False)
     assert called.run(0.01, 0.0, 100, True, 50, 4)[0] == pytest.approx(eager)
 
 

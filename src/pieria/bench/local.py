@@ -10,18 +10,14 @@ from statistics import median
 from typing import Any
 
 from pieria.bench.drive import Load, Times, drive
-from pieria.bench.stand import PAGE_TOKENS, described, records, stand
+from pieria.bench.stand import PAGE_TOKENS, described, predictor, stand
 from pieria.clock import Clock
 from pieria.engine.plan import Chunk, ChunkResult
 from pieria.engine.scheduler import SchedulerConfig
 from pieria.models.config import ModelConfig
-from pieria.parallel.mesh import Mesh
 from pieria.plan.accuracy import Point
-from pieria.plan.practice import PIERIA
-from pieria.plan.precision import PRECISIONS
 from pieria.plan.predict import Predictor
 from pieria.plan.record import Record
-from pieria.plan.recorded import RecordedTiming
 from pieria.plan.replica import PredictedRunner, Replica, VirtualTime
 
 COMMON = {"max_position_embeddings": 8192, "rms_norm_eps": 1e-5, "rope_theta": 10000.0}
@@ -100,21 +96,13 @@ class Workload:
 
 def predicted(config: ModelConfig, load: Load, record: Record) -> tuple[Times, Predictor]:
     """By the scheduler that serves, on a clock that steps' predicted seconds move."""
-    replays = records(config, record.dtype)
-    predictor = Predictor(
-        config,
-        Mesh(),
-        RecordedTiming(record, replays),
-        PRECISIONS[record.dtype],
-        practice=PIERIA,
-        page_tokens=PAGE_TOKENS,
-    )
-    windows = predictor.layout.windows
+    found = predictor(config, record)
+    windows = found.layout.windows
     pages = len(windows) * (-(-load.cache_tokens // PAGE_TOKENS))
     replica = Replica(SCHEDULER, pages, PAGE_TOKENS, config.context, windows)
     clock = VirtualTime()
-    runner = PredictedRunner(predictor, _token, clock)
-    return drive(load, replica.start(), runner, clock, config.vocabulary, 0), predictor
+    runner = PredictedRunner(found, _token, clock)
+    return drive(load, replica.start(), runner, clock, config.vocabulary, 0), found
 
 
 def _token(chunk: Chunk) -> ChunkResult:
@@ -156,7 +144,7 @@ def compare(
         config = described(name, {**COMMON, **keys})
         every = measured(config, loads, record.dtype, clock)
         for load, real in zip(loads, every, strict=True):
-            found, predictor = predicted(config, load, record)
+            found, behind = predicted(config, load, record)
             for metric, (unit, scale) in METRICS.items():
                 points.append(
                     Point(
@@ -165,7 +153,7 @@ def compare(
                         unit,
                         getattr(real, metric) * scale,
                         getattr(found, metric) * scale,
-                        "; ".join(predictor.notes),
+                        "; ".join(behind.notes),
                     )
                 )
     return points

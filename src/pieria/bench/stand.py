@@ -1,4 +1,5 @@
-"""A model with made-up weights on the machine at hand, behind the scheduler that serves.
+"""A model with made-up weights on the machine at hand, behind the scheduler that serves; and the
+same, predicted.
 
 Knows configs and devices. Does not know loads; nothing is read from a disk.
 """
@@ -23,7 +24,14 @@ from pieria.models.decoder import Decoder
 from pieria.models.keys import Keys
 from pieria.models.registry import model_config
 from pieria.parallel.mesh import Mesh
+from pieria.plan.memory import weight_bytes
+from pieria.plan.practice import PIERIA
+from pieria.plan.precision import PRECISIONS
+from pieria.plan.predict import Predictor
+from pieria.plan.record import Record
+from pieria.plan.recorded import RecordedTiming
 from pieria.plan.replica import Replica
+from pieria.plan.spread import Spread
 from pieria.plan.trace import Glue, Traced
 
 PAGE_TOKENS = 16
@@ -85,9 +93,16 @@ def _fill(model: Decoder) -> None:
         setattr(model, name, buffer.to("cpu"))
 
 
-def records(config: ModelConfig, dtype: str) -> bool:
+def predictor(config: ModelConfig, record: Record) -> Predictor:
+    """Of the same, from what was recorded of the machine."""
+    traced = Traced(config, Mesh(), getattr(torch, record.dtype), PAGE_TOKENS)
+    precision = PRECISIONS[record.dtype]
+    timing = RecordedTiming(record, weight_bytes(traced, precision, Spread()), _records(traced))
+    return Predictor(config, Mesh(), timing, precision, practice=PIERIA, page_tokens=PAGE_TOKENS)
+
+
+def _records(traced: Traced) -> bool:
     """Whether a step of one token each can be replayed: nothing in it happens between ops."""
-    traced = Traced(config, Mesh(), getattr(torch, dtype), PAGE_TOKENS)
     pages = ((0,),) * len(traced.layout.windows)
     chunk = Chunk("", 1, (0,), pages, draw=Draw(2, 0))
     return not any(isinstance(call, Glue) for part in traced.step([chunk]) for call in part)

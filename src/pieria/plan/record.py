@@ -7,13 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
+import numpy as np
 
 
 @dataclass(frozen=True)
 class Products:
     """Of one op and dtype: seconds [rows][outer][inner] of x [rows, inner] times [outer, inner].
 
-    outer counts both matrices of a gated product. None: not measured.
+    outer counts both matrices of a gated product. None: not measured. seconds: with weights from
+    memory; cached: from the last cache. All tables of operands that a model has many of have both.
     """
 
     op: str
@@ -22,6 +24,7 @@ class Products:
     outer: tuple[int, ...]
     inner: tuple[int, ...]
     seconds: tuple[tuple[tuple[float | None, ...], ...], ...]
+    cached: tuple[tuple[tuple[float | None, ...], ...], ...]
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,7 @@ class Attended:
     requests: tuple[int, ...]
     context: tuple[int, ...]
     seconds: tuple[tuple[float | None, ...], ...]
+    cached: tuple[tuple[float | None, ...], ...]
 
 
 @dataclass(frozen=True)
@@ -50,6 +54,7 @@ class Chosen:
     total: int
     tokens: tuple[int, ...]
     seconds: tuple[float, ...]
+    cached: tuple[float, ...]
 
 
 @dataclass(frozen=True)
@@ -62,12 +67,30 @@ class Moved:
 
 
 @dataclass(frozen=True)
+class Reread:
+    """Bytes/s at which so many bytes are read again and again: all from the last cache at first,
+    all from memory in the end.
+    """
+
+    bytes: tuple[float, ...]
+    rates: tuple[float, ...]
+
+    def share(self, size: float) -> float:
+        """Of what is between the cache's time and memory's: how much it takes to read `size`."""
+        seconds = [1 / rate for rate in self.rates]
+        near, far = min(seconds), seconds[-1]
+        if near == far:
+            return 1.0
+        here = float(np.interp(size, self.bytes, seconds))
+        return min(1.0, max(0.0, (here - near) / (far - near)))
+
+
+@dataclass(frozen=True)
 class Host:
     """Seconds of what is not an op's kernel.
 
     replayed, replayed_each: of a step that is replayed, and of each request in it. step, each,
     token: of any other step, and of each request and token in it. call: of each of its calls.
-    routed: beyond that, of each layer with experts.
     """
 
     replayed: float
@@ -76,7 +99,6 @@ class Host:
     each: float
     token: float
     call: float
-    routed: float
 
 
 @dataclass(frozen=True)
@@ -93,11 +115,12 @@ class Record:
     dtype: str
     bandwidth: float
     peak: float
-    products: tuple[Products, ...]
-    attended: tuple[Attended, ...]
-    chosen: tuple[Chosen, ...]
-    moved: tuple[Moved, ...]
+    reread: Reread
     host: Host
+    products: tuple[Products, ...] = ()
+    attended: tuple[Attended, ...] = ()
+    chosen: tuple[Chosen, ...] = ()
+    moved: tuple[Moved, ...] = ()
 
     def save(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -12,27 +12,37 @@ from typing import Any
 import numpy as np
 
 from pieria.ops.attention import visible_pairs
-from pieria.plan.record import Attended, Chosen, Record
+from pieria.plan.record import Attended, Chosen, Products, Record
 from pieria.plan.routing import BALANCED
 from pieria.plan.spans import Span
 from pieria.plan.surfaces import experts_cost
-from pieria.plan.tables import Grid
+from pieria.plan.tables import Array, Grid
 from pieria.plan.timing import Seconds
 from pieria.plan.work import Exchange, Experts, Latents, Product, Spans, Stream, Work
 
 
 @dataclass
 class RecordedTiming:
-    """replays: steps of one token a request are replayed, as every call in them can be recorded.
-    notes: what was not recorded and what stands in for it; how often it was asked for."""
+    """weights: bytes of the model's, all of which a step reads: as far as they fit, they stay in
+    the last cache. replays: steps of one token a request are replayed, as every call in them can be
+    recorded. notes: what was not recorded and what stands in for it; how often it was asked for.
+    """
 
     record: Record
+    weights: float
     replays: bool = True
     notes: dict[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self._made: dict[Any, Any] = {}
+        self._from_memory = self.record.reread.share(self.weights)
         self.width = 4 if self.record.dtype == "float32" else 2
+
+    def seconds(self, table: Products | Attended | Chosen) -> Array:
+        """What was recorded, for weights as many as this model has."""
+        near, far = np.array(table.cached, float), np.array(table.seconds, float)
+        made: Array = near + self._from_memory * (far - near)
+        return made
 
     def note(self, text: str) -> None:
         self.notes[text] = self.notes.get(text, 0) + 1
@@ -108,7 +118,7 @@ class RecordedTiming:
         axes = tuple(np.array(axis, float) for axis in (found.rows, found.outer, found.inner))
         rows, outer, inner = np.meshgrid(*axes, indexing="ij")
         least = self.roof(*_product_cost(rows, outer, inner, dtype))
-        return Grid(axes, least / np.array(found.seconds, float))
+        return Grid(axes, least / self.seconds(found))
 
     def _experts(self, work: Experts) -> Any:
         sizes = work.hidden, work.size, work.top, work.here, work.total
@@ -129,14 +139,14 @@ class RecordedTiming:
         def make() -> Grid:
             tokens = np.array(like.tokens, float)
             flops, moved = experts_cost(tokens, found, self.width, self.width, BALANCED)
-            return Grid((tokens,), self.roof(flops, moved) / np.array(like.seconds))
+            return Grid((tokens,), self.roof(flops, moved) / self.seconds(like))
 
         grid: Grid = self._once(found, make)
         tokens = np.maximum(work.tokens, 1)
         flops, moved = experts_cost(tokens, sizes, self.width, self.width, BALANCED)
         # Utilisation depends on the rows that an expert gets.
         alike = (work.top / work.total) / (like.top / like.total)
-        return self.roof(flops, moved) / grid(tokens * alike) + self.record.host.routed
+        return self.roof(flops, moved) / grid(tokens * alike)
 
     def _stream(self, work: Stream) -> Any:
         curves = {curve.op: curve for curve in self.record.moved}
@@ -203,7 +213,7 @@ class RecordedSpans:
         read = requests * context
         cost = self._cost(like.heads, like.groups, 2 * like.size, queries, pairs, read)
         least = timing.roof(*cost)
-        return Grid(axes, least / np.array(like.seconds, float))
+        return Grid(axes, least / timing.seconds(like))
 
     def _cost(
         self, heads: int, groups: int, sizes: int, queries: Any, pairs: Any, read: Any
