@@ -5,6 +5,7 @@
 #include "args.h"
 #include "panels.h"
 #include "pool.h"
+#include "transpose.h"
 
 namespace pieria {
 namespace {
@@ -45,6 +46,55 @@ enum Purpose { ROWS };
 // Bytes of packed rows that a thread keeps in its second level cache, beside a panel.
 constexpr int64_t PACKED_BYTES = 1 << 20;
 
+#if defined(__AVX512F__)
+// The first lanes; none for a count below 1, all for one beyond them.
+inline void store_first(void* to, u32 v, int count) {
+    const auto mask =
+        static_cast<__mmask16>(count >= LANES ? 0xffff : (1u << (count < 0 ? 0 : count)) - 1);
+    _mm512_mask_storeu_epi32(to, mask, reinterpret_cast<__m512i>(v));
+}
+
+// Sixteen steps of some of sixteen rows, which are numbers of 32 bits or pairs of 16.
+template <class A>
+inline void pack_square(const uint32_t* x, int64_t stride, int64_t rows, A* out) {
+    u32 v[LANES];
+    load_columns(x, stride, v);
+    const auto count = static_cast<int>(rows);
+#pragma GCC unroll 16
+    for (int k = 0; k < LANES; ++k, out += rows) {
+        if constexpr (sizeof(A) == sizeof(uint32_t)) {
+            store_first(out, v[k], count);
+        } else {
+            const u32 low = v[k] << 16, high = v[k] & 0xffff0000;
+            store_first(out,
+                        __builtin_shufflevector(low, high, 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21,
+                                                6, 22, 7, 23),
+                        2 * count);
+            store_first(out + LANES / 2,
+                        __builtin_shufflevector(low, high, 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13,
+                                                29, 14, 30, 15, 31),
+                        2 * count - LANES);
+        }
+    }
+}
+#endif
+
+// Rows that are `stride` apart, as a tile reads them; `there`: how many may be read.
+template <class T>
+inline void pack_tile(const T* x, int64_t stride, int64_t rows, [[maybe_unused]] int64_t there,
+                      int64_t inputs, typename Mode<T>::A* out) {
+    using M = Mode<T>;
+    int64_t step = 0;
+#if defined(__AVX512F__)
+    if (!std::is_same_v<T, f16> && there >= LANES && stride % M::DEPTH == 0)
+        for (; (step + LANES) * M::DEPTH <= inputs; step += LANES)
+            pack_square(reinterpret_cast<const uint32_t*>(x + step * M::DEPTH), stride / M::DEPTH,
+                        rows, out + step * rows);
+#endif
+    const int64_t done = step * M::DEPTH;
+    if (done < inputs) pack_rows(x + done, stride, rows, inputs - done, out + step * rows);
+}
+
 // Packs as many blocks of rows at a time as all threads' caches hold, and calls body(begin, end,
 // rows), where rows are those of the blocks [begin, end).
 template <class T, class Body>
@@ -63,8 +113,8 @@ void in_turns(const T* x, int64_t stride, int64_t inputs, const Division& divisi
         parallel((end - begin) * division.tiles, [&](int64_t i) {
             const int64_t block = begin + i / division.tiles, tile = i % division.tiles;
             const int64_t first = division.first(block, tile);
-            pack_rows(x + first * stride, stride, division.first(block, tile + 1) - first, inputs,
-                      out + (first - origin) * steps);
+            pack_tile(x + first * stride, stride, division.first(block, tile + 1) - first,
+                      division.rows - first, inputs, out + (first - origin) * steps);
         });
         body(begin, end, out);
     }
