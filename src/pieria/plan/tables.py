@@ -61,7 +61,10 @@ class Grid:
         self.axes = tuple(np.log2(axis) for axis in axes)
         logs = np.log2(values)
         for axis in reversed(range(logs.ndim)):
-            logs = np.apply_along_axis(_filled, axis, logs)
+            lines = np.moveaxis(logs, axis, -1)
+            missing = np.isnan(lines)
+            for at in np.argwhere(missing.any(-1) & ~missing.all(-1)):
+                lines[tuple(at)] = _filled(lines[tuple(at)])
         self.logs = logs
         self._lists = [axis.tolist() for axis in self.axes]
         self._rows = logs.tolist()
@@ -113,9 +116,8 @@ def _place(axis: list[float], value: float) -> tuple[int, float]:
 
 
 def _filled(line: Array) -> Array:
+    """Of a line some of which is known."""
     known = np.flatnonzero(~np.isnan(line))
-    if not len(known):
-        return line
     after = np.searchsorted(known, np.arange(len(line)))
     nearest = known[np.clip(after, 0, len(known) - 1)]
     before = known[np.clip(after - 1, 0, len(known) - 1)]
