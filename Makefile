@@ -11,7 +11,7 @@ OLDEST := .venv-oldest/bin
 KERNELS := $(wildcard src/pieria/kernels/cpu/*.cpp src/pieria/kernels/cpu/*.h)
 CPP = $(shell git ls-files '*.cpp' '*.cc' '*.h' '*.hpp' '*.cu' '*.mu' '*.muh')
 
-.PHONY: serve chat support test test-slow test-browser test-files test-peers test-oldest fuzz fuzz-api lint sbom audit bench bench-peers kills aborts soak clean
+.PHONY: serve chat support test test-slow test-browser test-files test-peers test-oldest fuzz fuzz-api lint sbom audit bench bench-peers kills aborts soak fairness idle clean
 
 serve: .venv/serve.stamp
 	$(BIN)/pieria pull $(MODEL)
@@ -82,6 +82,10 @@ bench-peers: .venv/bench.stamp
 # What a server must survive: 200 kills of its engine under 32 streams, 10,000 clients that leave, an
 # hour of load with bad input. Each fails if anything was lost, leaked or grew.
 kills aborts soak: .venv/dev.stamp
+	$(BIN)/python -m benchmarks.robust.$@ $(ARGS)
+
+# What another key waits beside one that floods, and what an idle server takes.
+fairness idle: .venv/dev.stamp
 	$(BIN)/python -m benchmarks.robust.$@ $(ARGS)
 
 clean:

@@ -407,9 +407,9 @@ def test_an_interrupted_answer_does_not_end_the_conversation(
 class Serve:
     """`pieria serve` in a process; `with` waits until it serves and ends it in any case."""
 
-    def __init__(self, folder: Path, log: Path, *options: str) -> None:
+    def __init__(self, folder: Path, log: Path, *options: str, module: str = "pieria.cli") -> None:
         self.log = log
-        command = [sys.executable, "-m", "pieria.cli", "serve", str(folder), "--port=0"]
+        command = [sys.executable, "-m", module, "serve", str(folder), "--port=0"]
         with log.open("wb") as out:
             self.process = subprocess.Popen(
                 [*command, "--served-model-name=tiny", *FAST, *options], stdout=out, stderr=out

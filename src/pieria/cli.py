@@ -266,6 +266,7 @@ async def _serve(
             ready.vocabulary,
             limit,
             config.max_queued_tokens,
+            clock,
         )
         says = (catalog.generation_config(model.name), checkpoint.generation_config)
         defaults = sampling_defaults(*says) if config.generation_config == "auto" else {}

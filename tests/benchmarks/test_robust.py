@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from benchmarks.robust.fairness import Waits
 from benchmarks.robust.slope import slope
 from benchmarks.robust.soak import Phase, Sample, judge
 from benchmarks.robust.streams import Verdict
@@ -59,3 +60,8 @@ def test_what_grows_is_found() -> None:
     assert "memory grows" in judge(phase(), phase(memory=9 * 2**20))[0]
     assert "descriptors: 20, later 22" in judge(phase(), phase(descriptors=2))[0]
     assert "the slowest drift" in judge(phase(), phase(slow=0.5))[0]
+
+
+def test_a_step_and_twice_the_time_alone_may_be_waited() -> None:
+    assert not Waits(alone=0.1, beside=0.25, step=0.05).wrong
+    assert Waits(alone=0.1, beside=0.26, step=0.05).wrong

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from pieria import ops
-from pieria.engine import device_runner
+from pieria.engine import step_memory
 from pieria.engine.device_runner import DeviceRunner
 from pieria.engine.layout import layout
 from pieria.engine.place import allocate
@@ -100,7 +100,7 @@ def test_the_same_plan_again_gives_the_same(runner: DeviceRunner) -> None:
 def test_prompt_logprobs_in_blocks_of_rows(
     model: Decoder, runner: DeviceRunner, monkeypatch: pytest.MonkeyPatch, rows: int
 ) -> None:
-    monkeypatch.setattr(device_runner, "LOGITS_ROWS", rows)
+    monkeypatch.setattr(step_memory, "MOST_ROWS", rows)
     sizes: list[int] = []
     whole = model.logits
 

@@ -67,6 +67,7 @@ def test_a_checkpoint_is_placed_and_runs(folder: Path) -> None:
     assert (prepared.pages, prepared.page_tokens) == ((1 << 20) // (768 * 16), 16)
     assert prepared.max_model_len == 512
     found = reasons(prepared)
+    assert "1020 KiB of cache, 256 MiB for steps: the largest took" in found.pop("memory")[1]
     # Present where there are native kernels.
     assert found.pop("instruction set", ("", ""))[1] in ("", "the best of this processor")
     assert found == {
@@ -112,11 +113,30 @@ def test_memory_is_a_share_of_what_is_free(folder: Path, monkeypatch: pytest.Mon
         place(told, Mesh())
 
 
+def test_a_step_that_takes_more_than_was_counted_leaves_less_for_the_cache(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    free = Quantity(300 << 20, "B", "a small machine")
+    monkeypatch.setattr(devices, "free_memory", lambda device: free)
+    told = settings(folder, kv_cache_memory_bytes=None, memory_fraction=1.0)
+    before = place(told, Mesh())
+    monkeypatch.setattr(devices, "peak", lambda device, work: 140 << 20)
+    prepared = place(told, Mesh())
+    assert before.pages - prepared.pages == pytest.approx((12 << 20) / (768 * 16), abs=1)
+    assert isinstance(prepared.runner, DeviceRunner)
+    assert {len(a) for layer in prepared.runner.caches for a in layer} == {prepared.pages}
+    assert "268 MiB for steps: the largest took 140 MiB" in reasons(prepared)["memory"][1]
+    monkeypatch.setattr(devices, "peak", lambda device, work: 1 << 30)
+    with pytest.raises(ValueError, match="no page of the cache fits .* smaller --max-num-batched"):
+        place(told, Mesh())
+
+
 def test_the_tightest_rank_decides(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Another rank found room for fewer pages and shorter requests: all must have the same."""
 
     def gathered(x: torch.Tensor, group: object, dim: int = -1) -> torch.Tensor:
-        return torch.cat([x, x.new_tensor([[20, 0, 320]])])
+        found = x.shape == (1, 3)  # what ranks agree on, not a step's logits
+        return torch.cat([x, x.new_tensor([[20, 0, 320]])]) if found else x
 
     monkeypatch.setattr(place_module.ops, "all_gather", gathered)
     prepared = place(settings(folder), Mesh())

@@ -247,6 +247,31 @@ def test_an_aborted_request_is_gone_before_the_next_step(gated: GatedFront, runn
     idle = gated.link.receive()
     assert (idle.outputs, idle.idle, idle.stats.pages_held) == ((), True, 0)
     assert idle.stats.steps == before.stats.steps + 2
+    assert (idle.stats.aborts, idle.stats.late_aborts) == (2, 0)
+
+
+def test_an_abort_that_waits_for_another_step_is_counted(
+    gated: GatedFront, runner: Gated, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As it would if the loop took one message a step."""
+    every = process._messages
+
+    def one(inbox: process.Inbox, wait: bool) -> list[tuple[Any, int]]:
+        first, *rest = every(inbox, wait) or [None]
+        for message in rest:
+            inbox.put(message)
+        return [] if first is None else [first]
+
+    monkeypatch.setattr(process, "_messages", one)
+    gated.put(add("a", max_tokens=100, ignore_eos=True))
+    runner.entered.get(timeout=20)
+    for id in ("unknown", "other", "a"):
+        gated.put(Abort((id,)))
+    for _ in range(3):
+        runner.go.put(None)
+        gated.link.receive()
+    idle = gated.link.receive()
+    assert (idle.stats.aborts, idle.stats.late_aborts, idle.stats.pages_held) == (1, 1, 0)
 
 
 def test_a_request_that_is_aborted_before_it_began_is_never_planned(

@@ -10,6 +10,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from pieria.engine.cause import EngineDead
+from pieria.engine.drain import LEAST_SECONDS, MOST_SECONDS
 from pieria.engine.messages import Add, Output
 from pieria.engine.plan import Logprob
 from pieria.engine.sampling_params import SamplingParams
@@ -114,10 +115,27 @@ def report(token: int) -> Logprob:
     return Logprob(token, -token / 8, 1 + token)
 
 
+class Hand:
+    """A clock that is set by hand."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+
+    def now(self) -> float:
+        return self.seconds
+
+
 def engine(
-    script: Script, limit: int | None = None, max_model_len: int = 1000, vocabulary: int = 99
+    script: Script,
+    limit: int | None = None,
+    max_model_len: int = 1000,
+    vocabulary: int = 99,
+    clock: Hand | None = None,
 ) -> TextEngine:
-    return TextEngine(script, Pieces(), max_model_len, vocabulary, limit)  # type: ignore[arg-type]
+    pieces: Any = Pieces()
+    made: Any = script
+    time: Any = clock
+    return TextEngine(made, pieces, max_model_len, vocabulary, limit, clock=time)
 
 
 async def deltas_of(script: Script, prompt: Sequence[int] = (BOS, A), **params: Any) -> list[Delta]:
@@ -407,6 +425,42 @@ async def test_a_full_queue() -> None:
             assert script.in_flight == 3
     assert script.in_flight == 0
     assert [d async for d in made.stream([BOS], SamplingParams(n=3))] != []
+
+
+async def test_who_finds_the_queue_full_is_told_when_there_may_be_room() -> None:
+    clock = Hand()
+    made = engine(Script([A] * 20), limit=4, clock=clock)
+
+    async def wait(n: int) -> float:
+        with pytest.raises(QueueFull) as full:
+            await anext(made.stream([BOS], SamplingParams(n=n)))
+        return full.value.retry_after_seconds
+
+    async with aclosing(made.stream([BOS], SamplingParams(n=2, max_tokens=20))) as running:
+        await anext(running)
+        assert await wait(3) == LEAST_SECONDS  # nothing has left so far
+        for _ in range(2):  # a choice in 3 seconds
+            clock.seconds += 3
+            assert [d async for d in made.stream([BOS], SamplingParams(max_tokens=2))]
+        assert await wait(3) == 3
+        assert await wait(4) == 6
+        clock.seconds += 6  # and then none
+        assert await wait(3) == 6
+        clock.seconds += 1000
+        assert await wait(3) == MOST_SECONDS
+
+
+async def test_an_error_in_the_text_of_tokens_ends_the_request_with_its_cause(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(self: object, tokens: object) -> str:
+        raise KeyError("a secret of the machine")
+
+    monkeypatch.setattr(Decoder, "push", broken)
+    with pytest.raises(RequestFailed, match="making text of its tokens failed with KeyError"):
+        async for _ in engine(Script([A, B])).stream([BOS], SamplingParams()):
+            pass
+    assert "secret" not in caplog.text
 
 
 async def test_an_error_ends_the_request_and_all_its_choices() -> None:

@@ -132,3 +132,24 @@ def test_the_least_of_any_chain(chain: list[tuple[int | None, int, int]]) -> Non
 def test_this_machine() -> None:
     assert memory.total().value == psutil.virtual_memory().total
     assert 0 < memory.available().value <= memory.total().value
+
+
+def test_the_peak_of_some_work() -> None:
+    """Also where the process had more before, and where less is left after."""
+    big = bytearray(b"x") * (96 << 20)
+    del big
+    size = 48 << 20
+
+    def work() -> None:
+        made = bytearray(b"x") * size
+        del made
+
+    found = memory.peak(work)
+    if found is None:
+        pytest.skip("this system does not begin to count anew")
+    assert size - (4 << 20) <= found <= size + (32 << 20)
+    assert memory.peak(lambda: None) < 16 << 20  # type: ignore[operator]
+
+
+def test_a_peak_that_cannot_be_told(tmp_path: Path) -> None:
+    assert memory.peak(lambda: None, tmp_path) is None

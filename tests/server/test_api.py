@@ -14,7 +14,8 @@ from starlette.routing import Route as StarletteRoute
 from pieria.clock import RealTime
 from pieria.server import keys
 from pieria.server.api import ROUTES
-from pieria.server.edge import Endpoint, Route
+from pieria.server.edge import Endpoint
+from pieria.server.exchange import Route
 from pieria.server.keys import SCOPES
 from pieria.server.schema import ChatRequest, CompletionRequest
 from tests.server.fakes import Toy, chat

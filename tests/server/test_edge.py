@@ -8,8 +8,9 @@ import pytest
 
 from pieria.clock import RealTime
 from pieria.server.access import Gate
-from pieria.server.edge import Edge, Endpoint, Exchange, Route
+from pieria.server.edge import Edge, Endpoint
 from pieria.server.errors import ApiError, invalid
+from pieria.server.exchange import Exchange, Route
 from tests.server.fakes import Toy
 
 JSON = {"content-type": "application/json"}
@@ -165,6 +166,7 @@ async def test_what_breaks_is_logged_and_not_told(caplog: pytest.LogCaptureFixtu
     await caller.call()
     assert caller.status == 500
     assert b"hunter2" not in caller.body
+    assert b"answering it failed with RuntimeError" in caller.body
     assert caller.headers["x-request-id"].encode() in caller.body
     assert "RuntimeError at " in caplog.text
     assert "hunter2" not in caplog.text

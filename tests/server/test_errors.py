@@ -7,7 +7,7 @@ import pytest
 from pieria.engine.sampling_params import SamplingParams
 from pieria.server.errors import (
     ApiError,
-    broken,
+    failed,
     from_value_error,
     invalid,
     shown,
@@ -23,7 +23,7 @@ from pieria.server.errors import (
         (ApiError(401, "m"), "authentication_error"),
         (ApiError(404, "m"), "invalid_request_error"),
         (too_many(0.2), "rate_limit_error"),
-        (broken("id"), "server_error"),
+        (failed("id", "m"), "server_error"),
         (unavailable("m"), "server_error"),
     ],
 )

@@ -9,8 +9,8 @@ from pieria.engine.sampling_params import SamplingParams
 from pieria.engine.text import Delta, EngineDead
 from pieria.server.access import Gate
 from pieria.server.course import Course
-from pieria.server.edge import Exchange
 from pieria.server.errors import ApiError
+from pieria.server.exchange import Exchange
 from pieria.server.generate import _merged, _prompt_first, collect, generate
 from pieria.server.job import Job, Prompt
 from pieria.server.limits import Account

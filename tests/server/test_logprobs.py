@@ -18,6 +18,16 @@ def test_chats_shape() -> None:
     )
 
 
+def test_tokens_that_the_model_has_and_the_tokenizer_has_not() -> None:
+    """Models are padded; a random one is as likely to say them as any."""
+    one = Logprob(300, -4.0, 3, ((301, -0.5), (ord("b"), -1.0)))
+    assert token_logprob(one, ToyTokenizer()) == TokenLogprob(
+        "", -4.0, [], [TopLogprob("", -0.5, []), TopLogprob("b", -1.0, [98])]
+    )
+    [shaped] = prompt_logprobs([one], ToyTokenizer())
+    assert {k: v.decoded_token for k, v in shaped.items()} == {"300": "", "301": "", "98": "b"}
+
+
 def test_prompt_logprobs_take_vllms_shape() -> None:
     likely = Logprob(ord("b"), -0.5, 1, ((ord("b"), -0.5), (ord("x"), -1.5)))
     unlikely = Logprob(ord("c"), float("-inf"), 9, ((ord("b"), -0.5),))

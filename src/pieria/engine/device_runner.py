@@ -14,7 +14,7 @@ from pieria.engine.batch import LayerCache, pack
 from pieria.engine.capture import Captured
 from pieria.engine.plan import Chunk, ChunkResult, Logprob, StepPlan, StepResult
 from pieria.engine.sampler import draw, logprobs
-from pieria.engine.step_memory import LOGITS_ROWS
+from pieria.engine.step_memory import logits_rows
 from pieria.models.decoder import Decoder
 
 
@@ -97,11 +97,12 @@ class DeviceRunner:
         self, chunks: Sequence[Chunk], hidden_TD: Tensor
     ) -> list[tuple[Logprob, ...]]:
         found: list[tuple[Logprob, ...]] = []
+        rows = logits_rows(self.model.config.vocabulary, self.model.dtype.itemsize)
         first = 0
         for chunk in chunks:
             row: list[Logprob] = []
-            for start in range(0, len(chunk.targets), LOGITS_ROWS):
-                targets = chunk.targets[start : start + LOGITS_ROWS]
+            for start in range(0, len(chunk.targets), rows):
+                targets = chunk.targets[start : start + rows]
                 at = first + start
                 logits_RV = self.model.logits(hidden_TD[at : at + len(targets)])
                 if self.first:

@@ -47,6 +47,11 @@ class Engine:
         return self.scheduler.idle
 
     @property
+    def steps(self) -> int:
+        """How many have ended; may be read by any thread."""
+        return self.scheduler.steps
+
+    @property
     def stats(self) -> Stats:
         return self.scheduler.stats
 
@@ -56,10 +61,13 @@ class Engine:
         self._arrived[add.id] = self._clock.now()
         self._untold.add(add)
 
-    def abort(self, ids: Iterable[str]) -> None:
-        """Forget requests; what they hold is free before the next step."""
+    def abort(self, ids: Iterable[str], asked_at: int | None = None) -> None:
+        """Forget requests; what they hold is free before the next step.
+
+        asked_at: `steps` when that was asked for; None: now.
+        """
         ids = tuple(ids)
-        self.scheduler.abort(ids)
+        self.scheduler.abort(ids, asked_at)
         for id in ids:
             self._arrived.pop(id, None)
         self._untold.forget(ids)

@@ -83,7 +83,9 @@ class Output(msgspec.Struct, frozen=True, gc=False):
 class Stats(msgspec.Struct, frozen=True):
     """Gauges at the end of a step, and counters since the engine started.
 
-    repairs: times that pages, states and requests did not agree and were set right.
+    repairs: times that pages, states and requests did not agree and were set right. aborts: of
+    requests that the engine still had. late_aborts: of those, for how many more than one step ended
+    between the abort's arrival and the moment at which what they held was free.
     """
 
     running: int = 0
@@ -99,6 +101,8 @@ class Stats(msgspec.Struct, frozen=True):
     prefix_queries: int = 0
     prefix_hits: int = 0
     repairs: int = 0
+    aborts: int = 0
+    late_aborts: int = 0
 
     def then(self, later: "Stats") -> "Stats":
         """The gauges of a later engine, and the counters of both."""

@@ -17,16 +17,17 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
 from pieria import ops
-from pieria.config import Decision
+from pieria.config import Decision, format_size
 from pieria.engine import resolve
 from pieria.engine.batch import LayerCache
 from pieria.engine.capture import Captured
 from pieria.engine.device_runner import DeviceRunner
 from pieria.engine.layout import Layout, layout
+from pieria.engine.plan import StepPlan
 from pieria.engine.process import Prepared
 from pieria.engine.runner_config import DTYPES, KV_CACHE_DTYPES, RunnerConfig
 from pieria.engine.scheduler import SchedulerConfig
-from pieria.engine.step_memory import step_bytes
+from pieria.engine.step_memory import logits_rows, one_of_each_kind, step_bytes, worst_step
 from pieria.hardware import cpu, devices, memory
 from pieria.hardware.spec import Device
 from pieria.models.checkpoint import Checkpoint, open_checkpoint
@@ -60,6 +61,7 @@ def place(settings: dict[str, Any], mesh: Mesh) -> Prepared:
     whole = model if mesh.size == 1 else build(checkpoint, replace(mesh, pp=1, rank=0), model.dtype)
     arranged = layout(whole.cache_specs(kv_cache_dtype(config.kv_cache_dtype)))
     stage = mesh.stage(len(arranged.specs))
+    program = memory.resident() if device.torch_device == "cpu" else 0
     free = devices.free_memory(device)
     need = resolve.Need(
         weights=held_bytes(checkpoint, model, quantize.value),
@@ -69,18 +71,23 @@ def place(settings: dict[str, Any], mesh: Mesh) -> Prepared:
         context=model.config.context,
         step=step_bytes(model, scheduler.max_num_batched_tokens, scheduler.max_num_seqs),
     )
-    sizes = resolve.cache(
-        config,
-        scheduler,
-        need,
-        free_bytes=int(free.value) // mesh.size,
-        free_source=free.source,
-    )
-    sizes = _agree(sizes, mesh, device)
+
+    def sized(need: resolve.Need) -> resolve.Sizes:
+        room = int(free.value) // mesh.size
+        found = resolve.cache(config, scheduler, need, free_bytes=room, free_source=free.source)
+        return _agree(found, mesh, device)
+
+    sizes = sized(need)
     threads = use_threads(config.threads, config.cpu_isa, device.torch_device, mesh.size)
     load_weights(checkpoint, model, device.torch_device, quantize.value, need.weights)
-    caches = allocate(arranged, stage, sizes.pages, sizes.states, config.block_size, device)
     tables = arranged.tables
+    caches = allocate(arranged, stage, sizes.pages, sizes.states, config.block_size, device)
+    took = tried(model, caches, tables, config, scheduler, sizes, device)
+    if took > need.step:
+        need = replace(need, step=took)
+        if resolve.kept(took) > resolve.ACTIVATION_BYTES:
+            sizes = sized(need)
+            caches = allocate(arranged, stage, sizes.pages, sizes.states, config.block_size, device)
     return Prepared(
         runner=DeviceRunner(
             model,
@@ -96,12 +103,62 @@ def place(settings: dict[str, Any], mesh: Mesh) -> Prepared:
         vocabulary=model.config.vocabulary,
         decisions=tuple(
             (d.name, d.value, d.reason)
-            for d in (recognised, dtype, quantize, held, *sizes.decisions, *threads)
+            for d in (
+                recognised,
+                dtype,
+                quantize,
+                held,
+                *sizes.decisions,
+                *promise(need, sizes, program, took),
+                *threads,
+            )
         ),
         windows=arranged.windows,
         states=sizes.states,
         watch=partial(_watch, model),
     )
+
+
+def tried(
+    model: Decoder,
+    caches: list[LayerCache],
+    tables: Sequence[int | None],
+    config: RunnerConfig,
+    scheduler: SchedulerConfig,
+    sizes: resolve.Sizes,
+    device: Device,
+) -> int:
+    """Bytes that the largest step took beside weights and cache, on the rank where it took most.
+
+    0 where the device does not tell.
+    """
+    longest = min(scheduler.max_num_batched_tokens, sizes.max_model_len)
+    windows = 1 + max((table for table in tables if table is not None), default=0)
+
+    def step(tokens: int, rows: int) -> StepPlan:
+        wanted = logits_rows(model.config.vocabulary, model.dtype.itemsize)
+        held = sizes.pages, config.block_size, windows, sizes.states
+        return worst_step(tokens, rows, min(wanted, tokens - 1), *held)
+
+    runner = DeviceRunner(model, caches, tables, config.block_size, device.torch_device)
+    with one_of_each_kind(model):
+        runner.run(step(1, 1))  # what is made once, and weights that are read for the first time
+        largest = step(longest, scheduler.max_num_seqs)
+        took = devices.peak(device, lambda: runner.run(largest)) or 0
+    every = ops.all_gather(torch.tensor([took], device=device.torch_device), model.mesh.world, 0)
+    return int(every.max())
+
+
+def promise(
+    need: resolve.Need, sizes: resolve.Sizes, program: int, took: int
+) -> tuple[Decision, ...]:
+    """What a rank's memory is going to be, and is not to exceed."""
+    cache = sizes.pages * need.page + sizes.states * (need.state or 0)
+    steps = resolve.kept(need.step)
+    parts = f"{format_size(need.weights)} of weights, {format_size(cache)} of cache"
+    tried = f"the largest took {format_size(took)}" if took else "not measured on this device"
+    why = f"{format_size(program)} of the program, {parts}, {format_size(steps)} for steps: {tried}"
+    return (Decision("memory", format_size(program + need.weights + cache + steps), why),)
 
 
 def _watch(model: Decoder, beat: Callable[[], None]) -> None:

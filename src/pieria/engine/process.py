@@ -38,11 +38,15 @@ from pieria.engine.messages import (
     Start,
     ToEngine,
 )
+from pieria.engine.orphan import end_with_parent
 from pieria.engine.plan import Runner
 from pieria.engine.prefix_cache import PrefixCache
 from pieria.engine.scheduler import Scheduler, SchedulerConfig
 
 HEARTBEAT_SECONDS = 1.0
+
+Inbox = queue.SimpleQueue[tuple[Any, int]]
+"""What came from the front, or why nothing more does; and how many steps had ended by then."""
 
 log = logging.getLogger("pieria.engine.process")
 
@@ -126,15 +130,15 @@ def run(sock: socket.socket, factory: Factory, box: BlackBox) -> None:
 
 
 def _loop(engine: Engine, link: BlockingLink, check: Callable[[], None] | None) -> None:
-    inbox: queue.SimpleQueue[Any] = queue.SimpleQueue()
+    inbox: Inbox = queue.SimpleQueue()
     commands = Commands(engine)
     clock = RealTime()
     told = clock.now()
-    threading.Thread(target=_receive, args=(link, inbox), daemon=True).start()
+    threading.Thread(target=_receive, args=(link, inbox, engine), daemon=True).start()
     while True:
         outputs: list[Output] = []
         messages = _messages(inbox, wait=engine.idle)
-        for message in messages:
+        for message, steps in messages:
             if isinstance(message, Shutdown | Closed):
                 return
             if isinstance(message, Malformed):
@@ -144,7 +148,7 @@ def _loop(engine: Engine, link: BlockingLink, check: Callable[[], None] | None) 
             elif isinstance(message, Command):
                 link.send(commands.run(message))
             elif isinstance(message, Abort):
-                engine.abort(message.ids)
+                engine.abort(message.ids, steps)
             elif isinstance(message, Add):
                 outputs += _added(engine, message)
         if not engine.idle:
@@ -181,9 +185,9 @@ def _refused(message: Malformed) -> Output:
     return Output(told["id"], finish_reason="error", error=f"a field has the wrong form: {message}")
 
 
-def _messages(inbox: "queue.SimpleQueue[Any]", wait: bool) -> list[Any]:
+def _messages(inbox: Inbox, wait: bool) -> list[tuple[Any, int]]:
     """All that has arrived; when idle, what arrives first within a heartbeat."""
-    messages: list[Any] = []
+    messages: list[tuple[Any, int]] = []
     try:
         if wait:
             messages.append(inbox.get(timeout=HEARTBEAT_SECONDS))
@@ -193,15 +197,16 @@ def _messages(inbox: "queue.SimpleQueue[Any]", wait: bool) -> list[Any]:
         return messages
 
 
-def _receive(link: BlockingLink, inbox: "queue.SimpleQueue[Any]") -> None:
+def _receive(link: BlockingLink, inbox: Inbox, engine: Engine) -> None:
     while True:
         try:
-            inbox.put(link.receive())
+            message = link.receive()
         except Malformed as error:  # of one message; the next one is told from it
-            inbox.put(error)
+            message = error
         except Exception as error:  # handed to the loop, which ends on it
-            inbox.put(error)
+            inbox.put((error, engine.steps))
             return
+        inbox.put((message, engine.steps))
 
 
 def main(arguments: list[str]) -> None:
@@ -213,6 +218,7 @@ def main(arguments: list[str]) -> None:
     gc.disable()  # what is imported stays, so looking through it for rubbish takes time for nothing
     module, name = factory.split(":")
     sock = socket.socket(fileno=int(fd))
+    end_with_parent(sock)
     make = getattr(importlib.import_module(module), name)
     gc.freeze()
     gc.enable()

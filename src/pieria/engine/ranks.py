@@ -27,6 +27,7 @@ from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
 from pieria.engine.engine import RunnerLost
 from pieria.engine.link import BlockingLink, Closed
+from pieria.engine.orphan import end_with_parent
 from pieria.engine.place import place
 from pieria.engine.plan import Runner, StepPlan, StepResult
 from pieria.engine.process import Prepared
@@ -260,7 +261,9 @@ def _connect(settings: dict[str, Any], store: TCPStore, rank: int) -> Mesh:
 def main(arguments: list[str]) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
-    link = BlockingLink(socket.socket(fileno=int(arguments[0])), Join | Run)
+    sock = socket.socket(fileno=int(arguments[0]))
+    end_with_parent(sock)
+    link = BlockingLink(sock, Join | Run)
     join = link.receive()
     store = TCPStore("127.0.0.1", join.port, join.size, False, START_TIMEOUT)
     link.send(Done())

@@ -18,6 +18,12 @@ STATES_PER_REQUEST = 4
 """States worth having for each request that may run: two for its steps, the others for prefixes."""
 
 
+def kept(step: int) -> int:
+    """Bytes that are not given to the cache where the largest step takes so many."""
+    # Beside a step's own, kernels and libraries keep what they work with.
+    return max(ACTIVATION_BYTES, ACTIVATION_BYTES // 2 + step)
+
+
 def dtype(asked: str, stored: str | None, native: Collection[str]) -> Decision:
     """The dtype to compute in.
 
@@ -101,8 +107,7 @@ def cache(
     state = need.state or 0
     longest = config.max_model_len or need.context
     seqs = scheduler.max_num_seqs
-    # Beside a step's own, kernels and libraries keep what they work with.
-    activations = max(ACTIVATION_BYTES, ACTIVATION_BYTES // 2 + need.step)
+    activations = kept(need.step)
     room = free_bytes - need.weights - activations
     beside = (
         f"beside {format_size(need.weights)} of weights and {format_size(activations)} for"

@@ -74,6 +74,7 @@ class Scheduler:
     """`plan` says what the next step computes, `commit` takes what came of it.
 
     stop_ids: tokens that end a text. max_model_len: most tokens of one request, prompt and output.
+    steps: how many were committed.
     """
 
     def __init__(
@@ -102,7 +103,9 @@ class Scheduler:
         self._failed: list[Output] = []
         self._events: deque[str] = deque(maxlen=EVENTS)
         self._unchecked = False
-        self._steps = self._preemptions = self._split_prompts = 0
+        self.steps = 0
+        self._preemptions = self._split_prompts = 0
+        self._aborts = self._late_aborts = 0
         self._prompt_tokens = self._generated_tokens = 0
         self._prefix_queries = self._prefix_hits = 0
         self._repairs = 0
@@ -140,13 +143,19 @@ class Scheduler:
         self._unchecked = True
         self._events.append(f"{add.id} came")
 
-    def abort(self, ids: Iterable[str]) -> None:
-        """Forget requests and free what they hold; unknown ids are ignored."""
+    def abort(self, ids: Iterable[str], asked_at: int | None = None) -> None:
+        """Forget requests and free what they hold; unknown ids are ignored.
+
+        asked_at: `steps` when that was asked for; None: now. More than one step since is late.
+        """
+        late = asked_at is not None and self.steps - asked_at > 1
         for id in ids:
             request = self._requests.get(id)
             if request is not None:
                 self._events.append(f"{id} aborted")
                 self._remove(request)
+                self._aborts += 1
+                self._late_aborts += late
 
     def plan(self) -> StepPlan:
         """The next step. Takes pages for it; empty only if nothing can be computed."""
@@ -184,7 +193,7 @@ class Scheduler:
         Returns the news of each request in the plan that was not aborted since, and of those that
         could not be planned.
         """
-        self._steps += 1
+        self.steps += 1
         outputs, self._failed = self._failed, []
         for chunk, outcome in zip(plan.chunks, result.chunks, strict=True):
             request = self._requests.get(chunk.request)
@@ -207,7 +216,7 @@ class Scheduler:
             pages=self.cache.pages.count,
             pages_held=self.cache.pages.held,
             pages_cached=self.cache.pages.cached,
-            steps=self._steps,
+            steps=self.steps,
             preemptions=self._preemptions,
             split_prompts=self._split_prompts,
             prompt_tokens=self._prompt_tokens,
@@ -215,6 +224,8 @@ class Scheduler:
             prefix_queries=self._prefix_queries,
             prefix_hits=self._prefix_hits,
             repairs=self._repairs,
+            aborts=self._aborts,
+            late_aborts=self._late_aborts,
         )
 
     def repair(self) -> None:

@@ -3,16 +3,20 @@
 Knows a tokenizer and an engine client. Does not know HTTP, templates or devices.
 """
 
+import logging
 import secrets
 from collections.abc import AsyncGenerator, Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from pieria.engine.cause import EngineDead, RequestFailed
+from pieria.clock import Clock, RealTime
+from pieria.engine.cause import EngineDead, RequestFailed, cause
 from pieria.engine.client import EngineClient, TimedOut
+from pieria.engine.drain import Drain
 from pieria.engine.in_flight import TooSlow
 from pieria.engine.messages import Add, Output
 from pieria.engine.plan import Logprob
 from pieria.engine.sampling_params import SamplingParams
+from pieria.logs import where
 from pieria.models.tokenizer import Tokenizer
 
 __all__ = [
@@ -25,15 +29,15 @@ __all__ = [
     "TooSlow",
 ]
 
-RETRY_SECONDS = 1.0
+log = logging.getLogger(__name__)
 
 
 class QueueFull(Exception):
-    """No room for another request now."""
+    """No room for another request now. retry_after_seconds: after which there should be."""
 
-    def __init__(self, in_flight: int, limit: int, what: str = "requests") -> None:
+    def __init__(self, in_flight: int, limit: int, what: str, retry_after_seconds: float) -> None:
         super().__init__(f"{in_flight} {what} are running or waiting; the limit is {limit}")
-        self.retry_after_seconds = RETRY_SECONDS
+        self.retry_after_seconds = retry_after_seconds
 
 
 @dataclass(frozen=True)
@@ -73,6 +77,7 @@ class TextEngine:
         vocabulary: int,
         limit: int | None = None,
         token_limit: int | None = None,
+        clock: Clock | None = None,
     ) -> None:
         self.client = client
         self.tokenizer = tokenizer
@@ -81,6 +86,8 @@ class TextEngine:
         self.limit = limit
         self.token_limit = token_limit
         self.queued_tokens = 0
+        clock = clock or RealTime()
+        self._finished, self._begun = Drain(clock), Drain(clock)
 
     async def stream(
         self,
@@ -104,12 +111,7 @@ class TextEngine:
         max_tokens = self._max_tokens(prompt, params)
         self._check_tokens("the prompt", prompt)
         self._check_tokens("logit_bias", params.logit_bias or ())
-        if self.limit is not None and self.client.in_flight + params.n > self.limit:
-            raise QueueFull(self.client.in_flight, self.limit)
-        # One prompt alone is always taken: it fits into the model.
-        before, most = self.queued_tokens, self.token_limit
-        if most is not None and before and before + len(prompt) * params.n > most:
-            raise QueueFull(before, most, "tokens of prompts")
+        self._check_room(len(prompt), params.n)
         seed = secrets.randbits(63) if params.seed is None else params.seed
         id = secrets.token_hex(8)
         adds = [
@@ -131,6 +133,10 @@ class TextEngine:
         ]
         choices = {add.id: _Choice(add, self.tokenizer) for add in adds}
         queued = set(choices)
+        if not self.client.in_flight:
+            self._finished.begins()
+        if not self.queued_tokens:
+            self._begun.begins()
         self.queued_tokens += len(prompt) * params.n
         outputs = self.client.stream(adds, timeout_seconds)
         try:
@@ -138,12 +144,14 @@ class TextEngine:
                 if output.id in queued:
                     queued.discard(output.id)
                     self.queued_tokens -= len(prompt)
+                    self._begun.leaves(len(prompt))
                 choice = choices.get(output.id)
                 if choice is None:
                     continue
-                delta = choice.feed(output)
+                delta = self._fed(choice, output)
                 if delta.finish_reason is not None:
                     del choices[output.id]
+                    self._finished.leaves()
                     if output.finish_reason is None:
                         self.client.abort({output.id})
                 yield delta
@@ -151,7 +159,32 @@ class TextEngine:
                     return
         finally:
             self.queued_tokens -= len(prompt) * len(queued)
+            for _ in choices:
+                self._finished.leaves()
             await outputs.aclose()
+
+    def _check_room(self, tokens: int, choices: int) -> None:
+        """QueueFull if so many choices after a prompt of so many tokens are too many now."""
+        before, most = self.client.in_flight, self.limit
+        if most is not None and before + choices > most:
+            wait = self._finished.seconds(before + choices - most)
+            raise QueueFull(before, most, "requests", wait)
+        # One prompt alone is always taken: it fits into the model.
+        before, most = self.queued_tokens, self.token_limit
+        if most is not None and before and before + tokens * choices > most:
+            wait = self._begun.seconds(before + tokens * choices - most)
+            raise QueueFull(before, most, "tokens of prompts", wait)
+
+    def _fed(self, choice: "_Choice", output: Output) -> Delta:
+        """RequestFailed, with the cause, if the engine or the text of its tokens fails."""
+        try:
+            return choice.feed(output)
+        except RequestFailed:
+            raise
+        except Exception as error:  # ends this request
+            log.error("the text of request %s failed: %s", output.id, where(error))
+            log.debug("what it says", exc_info=error)
+            raise RequestFailed(cause("making text of its tokens", error)) from error
 
     def _check_tokens(self, what: str, ids: Iterable[int]) -> None:
         """ValueError if one is no token id: it would fail in the engine, with others beside it."""

@@ -5,7 +5,7 @@ Knows Linux's /proc and /sys on x86-64 and Arm. Does not know how fast anything 
 
 import os
 import platform
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -149,6 +149,11 @@ def present(root: Path = ROOT) -> list[Device]:
 def free_memory(index: int) -> Quantity:
     """Bytes that this process may still use."""
     return memory.available()
+
+
+def peak(index: int, work: Callable[[], object]) -> int | None:
+    """The most bytes that `work` has at once beside what is there; None if that is not told."""
+    return memory.peak(work)
 
 
 def _cpuinfo(root: Path) -> dict[str, str]:

@@ -3,11 +3,12 @@
 Detection and facts only.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 
-from pieria.hardware.gpu import gpu
+from pieria.hardware.gpu import gpu, peak_of
 from pieria.hardware.spec import Device, Quantity
 
 _EVERY = frozenset({"float64", "float32", "float16"})
@@ -46,3 +47,8 @@ def free_memory(index: int) -> Quantity:
     """Bytes that nobody uses on this GPU."""
     free, _ = torch.cuda.mem_get_info(index)
     return Quantity(free, "B", "torch.cuda.mem_get_info")
+
+
+def peak(index: int, work: Callable[[], object]) -> int | None:
+    """The most bytes of tensors that `work` has at once beside what is there."""
+    return peak_of(torch.cuda, index, work)

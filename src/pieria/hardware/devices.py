@@ -3,7 +3,7 @@
 Knows which kinds there are; each kind's own file knows the rest.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from math import prod
 from typing import Protocol
 
@@ -12,7 +12,7 @@ import torch
 from pieria.hardware import cpu, cuda, memory, musa
 from pieria.hardware.spec import Device, DeviceSpec, Quantity
 
-__all__ = ["Device", "describe", "find", "free_memory", "present", "zeros"]
+__all__ = ["Device", "describe", "find", "free_memory", "peak", "present", "zeros"]
 
 
 class Kind(Protocol):
@@ -23,6 +23,9 @@ class Kind(Protocol):
 
     def free_memory(self, index: int) -> Quantity:
         """Bytes that this process may still use on one of them."""
+
+    def peak(self, index: int, work: Callable[[], object]) -> int | None:
+        """The most bytes that `work` has at once on one of them beside what is there."""
 
 
 _KINDS: Mapping[str, Kind] = {"cuda": cuda, "musa": musa, "cpu": cpu}
@@ -52,6 +55,15 @@ def free_memory(device: Device) -> Quantity:
     """Bytes that this process may still use on the device."""
     kind, _, index = device.name.partition(":")
     return _KINDS[kind].free_memory(int(index or 0))
+
+
+def peak(device: Device, work: Callable[[], object]) -> int | None:
+    """The most bytes that `work` has at once on the device beside what is there.
+
+    None where that is not told.
+    """
+    kind, _, index = device.name.partition(":")
+    return _KINDS[kind].peak(int(index or 0), work)
 
 
 def zeros(device: Device, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:

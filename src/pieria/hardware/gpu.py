@@ -3,6 +3,7 @@
 Knows no vendor; their own files do.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 from pieria.hardware.spec import Device, DeviceSpec, Quantity
@@ -34,3 +35,16 @@ def gpu(
     )
     name = f"{kind}:{index}"
     return Device(name, name, spec, ("torch",), distributed, NOT_RUN, facts)
+
+
+def peak_of(module: Any, index: int, work: Callable[[], object]) -> int:
+    """The most bytes of tensors that `work` has at once beside what is there.
+
+    module: torch's for that kind of device, which counts them.
+    """
+    module.synchronize(index)
+    before = module.memory_allocated(index)
+    module.reset_peak_memory_stats(index)
+    work()
+    module.synchronize(index)
+    return max(0, int(module.max_memory_allocated(index)) - int(before))

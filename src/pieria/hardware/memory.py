@@ -5,6 +5,7 @@ Knows Linux's accounting. Does not know what the memory is for.
 
 import ctypes
 import mmap
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -58,6 +59,27 @@ def zeros(size: int) -> torch.Tensor:
     if hasattr(mmap, "MADV_HUGEPAGE"):
         memory.madvise(mmap.MADV_HUGEPAGE)
     return torch.frombuffer(memory, dtype=torch.uint8)
+
+
+def resident(root: Path = ROOT) -> int:
+    """Bytes of memory that this process has now; of what it shares, too."""
+    return int((root / "proc/self/statm").read_text().split()[1]) * mmap.PAGESIZE
+
+
+def peak(work: Callable[[], object], root: Path = ROOT) -> int | None:
+    """The most bytes that this process had at once while `work` ran, beyond what it had before.
+
+    None where the system does not let it begin to count anew.
+    """
+    proc = root / "proc/self"
+    try:
+        (proc / "clear_refs").write_text("5")  # of proc(5): the peak is what there is now
+    except OSError:
+        return None
+    before = resident(root)
+    work()
+    most = status(root, "VmHWM")
+    return None if most is None else max(0, int(most.split()[0]) * 1024 - before)
 
 
 def trim() -> None:

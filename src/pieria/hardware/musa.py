@@ -4,11 +4,12 @@ Detection and facts only, written from torch_musa 2.7's interface. torch loads t
 where it is installed.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 
-from pieria.hardware.gpu import gpu
+from pieria.hardware.gpu import gpu, peak_of
 from pieria.hardware.spec import Device, Quantity
 
 
@@ -38,3 +39,8 @@ def free_memory(index: int) -> Quantity:
     """Bytes that nobody uses on this GPU."""
     free, _ = torch.musa.mem_get_info(index)  # type: ignore[attr-defined]
     return Quantity(free, "B", "torch.musa.mem_get_info")
+
+
+def peak(index: int, work: Callable[[], object]) -> int | None:
+    """The most bytes of tensors that `work` has at once beside what is there."""
+    return peak_of(torch.musa, index, work)  # type: ignore[attr-defined]

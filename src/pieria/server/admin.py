@@ -3,8 +3,8 @@
 from pathlib import Path
 
 from pieria.engine.text import EngineDead
-from pieria.server.edge import Exchange
 from pieria.server.errors import invalid, unavailable
+from pieria.server.exchange import Exchange
 from pieria.server.responses import Flushed, KeyUsage, Profile, Usages
 
 

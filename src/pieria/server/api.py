@@ -16,8 +16,9 @@ from pieria.server.access import Gate
 from pieria.server.chat import chat_completions
 from pieria.server.completions import completions
 from pieria.server.config import ServerConfig
-from pieria.server.edge import Edge, Endpoint, Route
+from pieria.server.edge import Edge, Endpoint
 from pieria.server.errors import ApiError, shown
+from pieria.server.exchange import Route
 from pieria.server.metrics import CONTENT_TYPE
 from pieria.server.openapi import openapi
 from pieria.server.responses import (

@@ -11,8 +11,8 @@ from pieria.engine.text import Delta
 from pieria.models.chat_template import ChatTemplate
 from pieria.models.tokenizer import Tokenizer
 from pieria.server.config import ServerConfig
-from pieria.server.edge import Exchange
 from pieria.server.errors import invalid, shown
+from pieria.server.exchange import Exchange
 from pieria.server.generate import Collected, Tally, collect, generate
 from pieria.server.job import Job, Prompt, check_common, check_logprobs, encode, sampling
 from pieria.server.logprobs import prompt_logprobs, token_logprob

@@ -9,8 +9,8 @@ from pieria.engine.plan import Logprob
 from pieria.engine.text import Delta
 from pieria.models.tokenizer import Tokenizer
 from pieria.server.config import ServerConfig
-from pieria.server.edge import Exchange
 from pieria.server.errors import invalid, shown
+from pieria.server.exchange import Exchange
 from pieria.server.generate import Collected, Tally, collect, generate
 from pieria.server.job import (
     Job,
@@ -21,7 +21,7 @@ from pieria.server.job import (
     encode,
     sampling,
 )
-from pieria.server.logprobs import bounded, prompt_logprobs
+from pieria.server.logprobs import bounded, prompt_logprobs, text_of
 from pieria.server.responses import (
     DONE,
     Completion,
@@ -241,7 +241,7 @@ class _Logprobs:
         self._top: list[dict[str, float] | None] = []
 
     def _add(self, token: int, one: Logprob | None) -> None:
-        text = self._tokenizer.token_text(token)
+        text = text_of(token, self._tokenizer)
         self.tokens.append(text)
         self._offsets.append(self._offset)
         self._offset += len(text)
@@ -252,5 +252,5 @@ class _Logprobs:
         self._values.append(bounded(one.logprob))
         top = {text: bounded(one.logprob)}
         for other, logprob in one.top:
-            top.setdefault(self._tokenizer.token_text(other), bounded(logprob))
+            top.setdefault(text_of(other, self._tokenizer), bounded(logprob))
         self._top.append(top)

@@ -1,4 +1,4 @@
-"""The edge of HTTP: who is let in, how much is read, how answers and errors go out, who has left.
+"""The edge of HTTP: who is let in, how much is read, how errors go out, who has left.
 
 Pure ASGI. Knows nothing of what the routes do.
 """
@@ -6,31 +6,24 @@ Pure ASGI. Knows nothing of what the routes do.
 import asyncio
 import logging
 import secrets
-from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping
-from contextlib import aclosing
-from dataclasses import dataclass
-from functools import partial
-from typing import Any, Literal, ParamSpec, TypeVar
+from collections.abc import Coroutine
+from typing import Any
 
-from msgspec import Struct
-from pydantic import BaseModel
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from pieria import logs
 from pieria.clock import Clock
-from pieria.server.access import Access, Gate, audit
+from pieria.engine.cause import cause
+from pieria.server.access import Gate, audit
 from pieria.server.config import ServerConfig
 from pieria.server.course import Course
-from pieria.server.errors import ApiError, broken, unavailable
+from pieria.server.errors import ApiError, failed, unavailable
+from pieria.server.exchange import EVENTS, JSON, Exchange, Route, send_whole
 from pieria.server.limits import Account
-from pieria.server.responses import encode
 from pieria.server.state import ServerState
 
 logger = logging.getLogger(__name__)
 answered = logging.getLogger("pieria.server.answered")
-
-P = ParamSpec("P")
-T = TypeVar("T")
 
 BODIES = 8
 """All bodies in work together may be as large as this many of the largest allowed."""
@@ -38,92 +31,6 @@ BODIES = 8
 MAX_HEADERS = 100
 MAX_HEADER_BYTES = 16 * 1024
 CLIENT_LEFT = "499"
-JSON = "application/json"
-EVENTS = "text/event-stream; charset=utf-8"
-
-
-@dataclass(frozen=True)
-class Route:
-    """A line of the table of all that this server does.
-
-    access: the scope of the key that it asks for, "public" if all must reach it. Routes of scope
-    "admin" are only where admin requests are listened for. takes, gives: the types of bodies;
-    streams: of events, if it can give them. content_type: of a whole answer.
-    """
-
-    method: Literal["GET", "POST"]
-    path: str
-    handler: Callable[["Exchange"], Coroutine[Any, Any, None]]
-    access: Access
-    takes: type[BaseModel] | None = None
-    gives: type[Struct] | None = None
-    streams: type[Struct] | None = None
-    content_type: str = JSON
-
-
-@dataclass(frozen=True)
-class Exchange:
-    """One request, and the way to answer it.
-
-    id: unique. account: whose it is. arrived: on `clock`. gate: who else is let in.
-    routes: all where this one is.
-    """
-
-    id: str
-    account: Account
-    body: bytes
-    path: Mapping[str, str]
-    arrived: float
-    state: ServerState
-    config: ServerConfig
-    clock: Clock
-    send: Send
-    gate: Gate
-    course: Course
-    routes: tuple[Route, ...]
-
-    async def prepare(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """What `work` returns, done off the event loop. ApiError 503 if it takes too long."""
-        seconds = self.config.prepare_timeout_seconds
-        loop = asyncio.get_running_loop()
-        doing = loop.run_in_executor(self.state.workers, partial(work, *args, **kwargs))
-        try:
-            done = await asyncio.wait_for(doing, seconds)
-        except asyncio.TimeoutError:
-            message = f"template and tokenizer were not done with this request in {seconds:g} s"
-            raise unavailable(message) from None
-        self.course.prepared = self.clock.now()
-        return done
-
-    async def reply(self, value: Any, status: int = 200, retry_after: int | None = None) -> None:
-        """Answer with a JSON value."""
-        headers = {} if retry_after is None else {"retry-after": str(retry_after)}
-        await self.reply_bytes(encode(value), JSON, status, headers)
-
-    async def reply_bytes(
-        self,
-        body: bytes,
-        content_type: str,
-        status: int = 200,
-        headers: Mapping[str, str] | None = None,
-    ) -> None:
-        """Answer with a whole body."""
-        await _send_whole(self.send, body, content_type, status, headers or {})
-
-    async def stream(self, events: AsyncGenerator[bytes, None]) -> None:
-        """Answer with server-sent events as they come.
-
-        Nothing goes out before the first, so that an error until then has its own status.
-        """
-        begun = False
-        async with aclosing(events):
-            async for event in events:
-                if not begun:
-                    headers = {"cache-control": "no-cache", "x-accel-buffering": "no"}
-                    await self.send(_start(200, EVENTS, headers))
-                    begun = True
-                await self.send({"type": "http.response.body", "body": event, "more_body": True})
-        await self.send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
 class Edge:
@@ -157,7 +64,7 @@ class Edge:
             fields = {"request_id": scope["request_id"]}
             logger.error("a request failed: %s", logs.where(error), extra=fields)
             logger.debug("what it says", exc_info=error, extra=fields)
-            await answer.fail(broken(scope["request_id"]))
+            await answer.fail(failed(scope["request_id"], cause(_doing(scope), error)))
         finally:
             endpoint = scope.get("endpoint")
             route = endpoint.route if isinstance(endpoint, Endpoint) else None
@@ -315,10 +222,18 @@ class _Answer:
     async def fail(self, error: ApiError) -> None:
         """End with this error: as the response if none began, as its last event if one streams."""
         if self.status is None:
-            await _send_whole(self.send, error.body, JSON, error.status, error.headers)
+            await send_whole(self.send, error.body, JSON, error.status, error.headers)
         elif self._streaming and not self._complete:
             event = b"data: " + error.body + b"\n\n"
             await self.send({"type": "http.response.body", "body": event, "more_body": False})
+
+
+def _doing(scope: Scope) -> str:
+    """What an error that nobody foresaw came up in, for a client's eyes."""
+    course = scope.get("course")
+    if scope.get("method") == "POST" and course is not None and course.prepared is None:
+        return "preparing its prompt"
+    return "answering it"
 
 
 class _ClientLeft(Exception):
@@ -385,17 +300,3 @@ def _check_headers(scope: Scope) -> None:
         raise ApiError(
             431, f"more than {MAX_HEADERS} headers or {MAX_HEADER_BYTES} bytes of them were sent"
         )
-
-
-def _start(status: int, content_type: str, headers: Mapping[str, str]) -> Message:
-    pairs = [(b"content-type", content_type.encode())]
-    pairs += [(name.encode(), value.encode()) for name, value in headers.items()]
-    return {"type": "http.response.start", "status": status, "headers": pairs}
-
-
-async def _send_whole(
-    send: Send, body: bytes, content_type: str, status: int, headers: Mapping[str, str]
-) -> None:
-    length = {"content-length": str(len(body))}
-    await send(_start(status, content_type, {**length, **headers}))
-    await send({"type": "http.response.body", "body": body, "more_body": False})

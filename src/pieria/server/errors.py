@@ -87,13 +87,8 @@ def rate_limited(message: str, retry_after_seconds: float) -> ApiError:
     return ApiError(429, message, code="rate_limit_exceeded", headers={"retry-after": str(wait)})
 
 
-def broken(request_id: str) -> ApiError:
-    """500: our fault; its cause is in the log under this id and nowhere else."""
-    return ApiError(500, f"internal error; the server's log has the cause of request {request_id}")
-
-
 def failed(request_id: str, cause: str) -> ApiError:
-    """500: the engine could not go on with this request. cause: fit for the client's eyes."""
+    """500: our fault. cause: fit for the client's eyes."""
     return ApiError(500, f"{cause}; the server's log has more under request {request_id}")
 
 

@@ -19,8 +19,8 @@ from pieria.engine.text import (
     TimedOut,
     TooSlow,
 )
-from pieria.server.edge import Exchange
 from pieria.server.errors import failed, from_value_error, late, too_many, unavailable
+from pieria.server.exchange import Exchange
 from pieria.server.job import Job, Prompt
 from pieria.server.responses import PromptDetails, Usage
 from pieria.server.state import Served

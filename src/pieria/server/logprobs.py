@@ -15,15 +15,25 @@ def bounded(logprob: float) -> float:
     return max(logprob, LEAST_LOGPROB)
 
 
+def bytes_of(token: int, tokenizer: Tokenizer) -> bytes:
+    """What the token stands for; nothing for one that only the model has."""
+    return tokenizer.token_bytes(token) if token < tokenizer.size else b""
+
+
+def text_of(token: int, tokenizer: Tokenizer) -> str:
+    """`bytes_of` as text."""
+    return tokenizer.token_text(token) if token < tokenizer.size else ""
+
+
 def token_logprob(one: Logprob, tokenizer: Tokenizer) -> TokenLogprob:
     """Chat's shape: a token, its bytes, and the most likely ones in its place."""
     return TokenLogprob(
-        token=tokenizer.token_text(one.token),
+        token=text_of(one.token, tokenizer),
         logprob=bounded(one.logprob),
-        bytes=list(tokenizer.token_bytes(one.token)),
+        bytes=list(bytes_of(one.token, tokenizer)),
         top_logprobs=[
             TopLogprob(
-                tokenizer.token_text(token), bounded(logprob), list(tokenizer.token_bytes(token))
+                text_of(token, tokenizer), bounded(logprob), list(bytes_of(token, tokenizer))
             )
             for token, logprob in one.top
         ],
@@ -42,7 +52,7 @@ def prompt_logprobs(logprobs: Sequence[Logprob | None], tokenizer: Tokenizer) ->
             ranked.setdefault(token, (logprob, rank))
         shaped.append(
             {
-                str(token): PromptLogprob(bounded(logprob), rank, tokenizer.token_text(token))
+                str(token): PromptLogprob(bounded(logprob), rank, text_of(token, tokenizer))
                 for token, (logprob, rank) in ranked.items()
             }
         )

@@ -10,6 +10,7 @@ from prometheus_client import (
     CONTENT_TYPE_LATEST,
     CollectorRegistry,
     Counter,
+    Gauge,
     Histogram,
     generate_latest,
 )
@@ -61,6 +62,21 @@ class Metrics:
             "pieria:http_requests",
             "Answered HTTP requests; 499: the client left first.",
             ["route", "status"],
+            registry=registry,
+        )
+        self.prepare_overdue = Gauge(
+            "pieria:prepare_overdue",
+            "Requests that templates and tokenizers work on though their time is up.",
+            registry=registry,
+        )
+        self.prepare_timeouts = Counter(
+            "pieria:prepare_timeouts",
+            "Requests whose template and tokenizer took too long.",
+            registry=registry,
+        )
+        self.prepare_refused = Counter(
+            "pieria:prepare_refused",
+            "Requests that were refused because of those that go on.",
             registry=registry,
         )
         self.finished = Counter(
@@ -195,6 +211,16 @@ class _EngineFigures(Collector):
             ("generation_tokens", "Tokens generated.", stats.generated_tokens),
             ("engine_restarts", "Engines that were replaced.", self._engine.restarts),
             ("cache_repairs", "Times the cache's counts were found wrong.", stats.repairs),
+            (
+                "engine_aborts",
+                "Requests given up while the engine had them.",
+                stats.aborts,
+            ),
+            (
+                "engine_late_aborts",
+                "Of those, how many held their pages for more than one step after it.",
+                stats.late_aborts,
+            ),
         ):
             counter = CounterMetricFamily(f"pieria:{name}", about, labels=["model_name"])
             counter.add_metric([self._model], count)

@@ -12,8 +12,8 @@ from pydantic import BaseModel
 
 from pieria.engine.sampling_params import MAX_STOPS, RANGES
 from pieria.server.config import ServerConfig
-from pieria.server.edge import Exchange, Route
 from pieria.server.errors import ErrorBody
+from pieria.server.exchange import Exchange, Route
 from pieria.server.schema import INERT, NEUTRAL, CompletionRequest, GenerationRequest
 from pieria.server.state import ServerState
 
@@ -64,11 +64,17 @@ def _operation(route: Route, keyed: bool) -> dict[str, Any]:
         statuses |= set(OF_KEYS)
     content: dict[str, Any] = {route.content_type: {"schema": _ref(route.gives)}}
     if route.streams is not None:
+        # Of one event: 3.1 has no word for the items of a stream, and tools read it so.
         content["text/event-stream"] = {
             "schema": {
-                "type": "string",
-                "description": f"the data of each event is a {route.streams.__name__} or an error;"
-                " the last is [DONE]",
+                "type": "object",
+                "properties": {
+                    "data": {
+                        "type": "string",
+                        "description": f"a {route.streams.__name__} or an error; the last: [DONE]",
+                    }
+                },
+                "required": ["data"],
             }
         }
     made: dict[str, Any] = {

@@ -5,7 +5,6 @@ Knows the conditions under which work is taken. `serve` changes it; handlers onl
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property
 from hashlib import sha256
@@ -18,8 +17,7 @@ from pieria.models.chat_template import ChatTemplate
 from pieria.server.errors import ApiError, unavailable
 from pieria.server.metrics import Metrics
 from pieria.server.traces import Traces
-
-WORKERS = 4
+from pieria.server.workers import Workers
 
 
 @dataclass(frozen=True)
@@ -74,7 +72,8 @@ class ServerState:
         self.draining = False
         self.in_flight: set[asyncio.Task[None]] = set()
         self.buffered_bytes = 0
-        self.workers = ThreadPoolExecutor(WORKERS, "prepare")
+        self.workers = Workers()
+        self.metrics.prepare_overdue.set_function(lambda: self.workers.overdue)
         self._ended: str | None = None
 
     def ready(self) -> Served:

@@ -2,8 +2,8 @@
 
 from msgspec import UNSET
 
-from pieria.server.edge import Exchange
 from pieria.server.errors import RETRY_SECONDS
+from pieria.server.exchange import Exchange
 from pieria.server.job import check_model
 from pieria.server.metrics import CONTENT_TYPE
 from pieria.server.responses import Load, ModelCard, ModelList, Status, Version

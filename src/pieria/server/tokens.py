@@ -3,8 +3,8 @@
 from msgspec import UNSET
 
 from pieria.server.chat import render
-from pieria.server.edge import Exchange
 from pieria.server.errors import invalid
+from pieria.server.exchange import Exchange
 from pieria.server.job import check_model, check_token_ids, encode
 from pieria.server.responses import Text, Tokens
 from pieria.server.schema import DetokenizeRequest, TokenizeRequest, read
