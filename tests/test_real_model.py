@@ -102,7 +102,7 @@ def test_it_knows_the_capital_of_france(smollm2: Path) -> None:
     assert output.outputs[0].finish_reason == "stop"
 
 
-@pytest.mark.parametrize("held", ["auto", "int8", "fp8"])
+@pytest.mark.parametrize("held", ["auto", "int8", pytest.param("fp8", marks=pytest.mark.slow)])
 def test_no_bit_depends_on_what_else_is_computed(smollm2: Path, held: str) -> None:
     """In bfloat16: alone and batched, cold and warm, whole and split, recorded and not."""
     drawn = SamplingParams(temperature=0.9, seed=7, max_tokens=12, ignore_eos=True, logprobs=3)
