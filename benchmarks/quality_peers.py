@@ -151,12 +151,12 @@ class Transformers:
         self._model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
 
     def hidden(self, tokens: list[int]) -> Tensor:
-        found: Tensor = self._model.model(torch.tensor([tokens])).last_hidden_state[0]
+        """[T, V], the logits already: weights are unpacked when the model as a whole is called."""
+        found: Tensor = self._model(torch.tensor([tokens])).logits[0]
         return found
 
-    def logits(self, hidden_RD: Tensor) -> Tensor:
-        found: Tensor = self._model.lm_head(hidden_RD)
-        return found
+    def logits(self, hidden_RV: Tensor) -> Tensor:
+        return hidden_RV
 
 
 @dataclass(frozen=True)

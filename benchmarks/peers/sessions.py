@@ -58,7 +58,11 @@ class Worker:
                 env=engines.environment(engine, threads),
                 text=True,
             )
-        self.load_seconds = float(self._answer()["ready"])
+        try:
+            self.load_seconds = float(self._answer()["ready"])
+        except BaseException:  # an end that this process is told is one too
+            self.close()
+            raise
 
     def generate(self, prompts: Prompts, tokens: int) -> tuple[float, Prompts]:
         assert self._process.stdin is not None
