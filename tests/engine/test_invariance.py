@@ -1,6 +1,6 @@
 """Every family in bfloat16 on this processor's kernels: no bit of a token's logprobs depends on
 what else is computed with it, how its prompt is split, what is found in the cache, or whether a
-step was recorded; and every family's steps are recorded.
+step was recorded; and every family's steps are recorded, also of experts in few bits.
 """
 
 import pytest
@@ -11,7 +11,9 @@ from pieria.engine.engine import Engine
 from pieria.models import bert
 from pieria.models.decoder import Decoder
 from pieria.models.keys import Keys
+from pieria.models.parts import replace as hold
 from pieria.models.registry import ARCHITECTURES, SHARED_NAMES, family, model_config
+from pieria.ops.formats import QUANTIZED
 from pieria.ops.kv_write import LARGEST
 from pieria.parallel.mesh import Mesh
 from tests.engine.real import engine, fill
@@ -85,3 +87,23 @@ def check(name: str, held: torch.dtype | None) -> None:
         assert obstacle(whole) is None
         split = engine(decoder, held=held, max_num_batched_tokens=5, max_num_seqs=4)
         assert served(split, requests()) == alone
+
+
+@pytest.mark.parametrize("format", ["int8", "int8-g32", "int4-g32-zp", "fp8", "fp8-block"])
+@pytest.mark.parametrize("name", ["Mixtral", "GptOss"])
+def test_experts_in_few_bits(name: str, format: str) -> None:
+    """Their steps are recorded, and no bit depends on what else is computed."""
+    keys = {**SHAPE, **FAMILIES[name], "hidden_size": 64, "intermediate_size": 96}
+    config = model_config(Keys({**keys, "architectures": [f"{name}ForCausalLM"]}, name))
+    decoder = fill(Decoder(config, Mesh(), torch.bfloat16))
+    for module in decoder.declaring():
+        if module.quantizable:
+            hold(module, "weight", QUANTIZED[format].quantize(module.weight))
+    with only("cpu", "torch"):
+        decoder.pack()
+        alone = {}
+        for message in requests()[:3]:
+            alone |= served(engine(decoder, enable_prefix_caching=False), [message])
+        whole = engine(decoder, records=True)
+        assert served(whole, requests()[:3]) == alone
+        assert obstacle(whole) is None

@@ -11,8 +11,11 @@ from torch import Tensor
 from pieria import ops
 from pieria.models.checkpoint import open_checkpoint
 from pieria.models.decoder import Decoder
+from pieria.models.keys import Keys
 from pieria.models.loader import build, held_bytes, load
-from pieria.models.quantization import NAMES
+from pieria.models.quantization import NAMES, formats
+from pieria.models.registry import model_config
+from pieria.models.stored_tensor import NumberFormat
 from pieria.ops import Weight
 from pieria.ops.formats import QUANTIZED, Blocks
 from pieria.parallel.mesh import Mesh
@@ -85,6 +88,48 @@ def test_a_cut_of_a_group_names_weight_and_rule(folder: Path) -> None:
         loaded(folder, Mesh(tp=2, rank=1), "int4-g64")
     with pytest.raises(ValueError, match="64 inputs do not divide into groups of 128"):
         loaded(folder, Mesh(), "int4-g128")
+
+
+FAMILY = {
+    "architectures": ["Qwen3MoeForCausalLM"],
+    **{"vocab_size": 256, "hidden_size": 512, "num_hidden_layers": 1, "num_attention_heads": 4},
+    **{"num_key_value_heads": 4, "head_dim": 128, "max_position_embeddings": 64},
+    **{"rms_norm_eps": 1e-5, "intermediate_size": 512, "num_experts": 4, "num_experts_per_tok": 2},
+}
+
+
+@pytest.mark.parametrize("axis", ["tp", "ep"])
+@pytest.mark.parametrize(
+    ("name", "stored", "unit"),
+    [
+        ("int8", None, 1),
+        ("int8-g32", None, 32),
+        ("int4-g64-zp", None, 64),
+        ("int4-g128", None, 128),
+        ("fp8", None, 1),
+        ("fp8-block", None, 128),
+        ("stored", NumberFormat("Q4_0", 32, 18), 32),
+        ("stored", NumberFormat("Q4_K", 256, 144), 256),
+    ],
+)
+def test_experts_are_cut_between_groups(
+    axis: str, name: str, stored: NumberFormat | None, unit: int
+) -> None:
+    """Over tp where groups are whole; over ep, which separates experts, always."""
+    for size in (512, 448):
+        keys = Keys({**FAMILY, "moe_intermediate_size": size}, "a tiny model")
+        model = Decoder(model_config(keys), Mesh(**{axis: 2}, rank=1), torch.float32)
+        blocks = {f"{m.path}.weight": stored for m in model.declaring() if stored and m.quantizable}
+        part = size // 2 if axis == "tp" else size
+        parted = unit > 1 and (part % unit if axis == "tp" or name != "fp8-block" else False)
+        if not parted:
+            assert formats(name, model, model.logical(), blocks)
+            continue
+        with pytest.raises(ValueError) as error:
+            formats(name, model, model.logical(), blocks)
+        weight, _, rule = str(error.value).partition(": ")
+        assert "experts." in weight and weight.endswith(".weight"), weight
+        assert f"do not divide into groups of {unit}, which" in rule
 
 
 def test_an_unknown_format_names_those_there_are(folder: Path) -> None:

@@ -23,6 +23,8 @@ from pieria.parallel.shard import REPLICATED, column, row
 class Heads(Module):
     """A matrix of each head, from latents to its keys and values [H (N + V), C]. Cut by heads."""
 
+    why_dense = "scales of groups of its inputs cannot leave sums over its outputs, as queries make"
+
     def __init__(self, path: str, config: LatentConfig, mesh: Mesh, dtype: torch.dtype) -> None:
         super().__init__(path, mesh, dtype)
         self.config = config

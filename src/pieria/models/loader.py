@@ -135,6 +135,10 @@ def _load(
         complete(module)
     for few_bits, count in kept.items():
         log.info("%d weights are held as %s, as the files have them", count, few_bits)
+    if chosen or kept:
+        whole = Counter(module.why_dense for module in model.declaring() if module.why_dense)
+        for why, count in whole.items():
+            log.info("%d weights stay in %s: %s", count, model.dtype, why)
     for name, buffer in model.named_buffers():
         setattr(model, name, buffer.to(device))
 

@@ -50,6 +50,9 @@ class Module(Part):
     quantizable = False
     """Whether `weight` may be held in fewer bits."""
 
+    why_dense: str | None = None
+    """Of a large matrix that may not: why."""
+
     def __init__(self, path: str, mesh: Mesh, dtype: torch.dtype) -> None:
         super().__init__()
         self.path = path

@@ -140,6 +140,27 @@ def test_kernels(subject: Subject, name: str, dtype: torch.dtype) -> None:
         check_rows(subject, called, exact=True)
 
 
+@pytest.mark.parametrize("activation", ["gelu", "clamped"])
+@pytest.mark.parametrize(
+    "names", [("Q4_K", "Q4_K", "Q6_K"), ("int8", "Q8_0", None), (None, "fp8", "int4-g64-zp")]
+)
+def test_experts_of_several_formats(names: tuple[str | None, ...], activation: str) -> None:
+    """With biases, and some of the experts elsewhere."""
+    [subject] = [s for s in KERNELS if s.op.name == "experts"]
+    make = Inputs(torch.float32)
+    case = experts(make, 150, 256, 256)
+    x, weights, chosen, *stacks = case.arguments
+    few = [s if n is None else held(n, s) for s, n in zip(stacks, names, strict=True)]
+    biases = [make.normal(*s.shape[:2]) for s in stacks]
+    options = {"activation": activation, "limit": 0.7, "slope": 1.7, "first": 2, "total": 8}
+    given = Case("", (x, weights, chosen + 1, *few, *biases), options, 256)
+    called = packed(subject, given)
+    got = subject.impl.function(*called.arguments, **called.keywords)
+    want = subject.op.reference(*map(wide, given.arguments), **given.keywords)
+    assert (got.double() - want).norm() < 1e-3 * want.norm()
+    check_rows(subject, called, exact=True)
+
+
 @pytest.mark.parametrize("name", FORMATS)
 def test_panels_hold_what_was_packed(name: str) -> None:
     for shape in ((40, 512), (3, 33, 256)):

@@ -6,9 +6,9 @@
 #include <algorithm>
 
 #include "activation.h"
-#include "args.h"
-#include "panels.h"
+#include "operands.h"
 #include "pool.h"
+#include "quantized_rows.h"
 #include "rows.h"
 
 namespace pieria {
@@ -24,9 +24,8 @@ struct Experts {
     int64_t chosen_stride;
     int64_t tokens, top, size, features;
     int64_t first, count;  // the experts that are here
-    const void *gate, *up, *down;
-    const void *gate_bias, *up_bias, *down_bias;  // null: none
-    int64_t activation;                           // CLAMPED, or one of activation.h
+    Stack gate, up, down;
+    int64_t activation;  // CLAMPED, or one of activation.h
     double limit, slope;
     void* out;
 };
@@ -109,80 +108,125 @@ inline f32 gated(const Experts& a, f32 gate, f32 up) {
     return g / (1.0f + exp(static_cast<float>(-a.slope) * g)) * (u + 1.0f);
 }
 
-// Offset into a bias of expert e; nothing where there is none.
+// Rows as products with a stack of `inputs` read them, and the panels they are multiplied with.
 template <class T>
-inline const T* bias_of(const void* bias, int64_t e, int64_t outputs) {
-    return bias ? static_cast<const T*>(bias) + e * outputs : nullptr;
-}
+struct Operand {
+    using M = Mode<T>;
+    using A = typename M::A;
+    using B = typename M::B;
+
+    // How rows are made ready; rows of one rule can be shared.
+    int64_t rule() const {
+        return stack.layouts ? std::min<int64_t>(stack.layouts->numbers, E4M3) : -1;
+    }
+    int64_t row_bytes() const {
+        return stack.layouts ? pieria::row_bytes(stack.layouts->numbers, inputs)
+                             : steps_of<M>(inputs) * int64_t{sizeof(A)};
+    }
+    template <class RowOf>
+    void ready(RowOf&& row_of, int64_t count, char* out) const {
+        if (stack.layouts)
+            round_rows<T>(stack.layouts->numbers, row_of, count, inputs, out);
+        else
+            pack_rows<T>(row_of, count, inputs, reinterpret_cast<A*>(out));
+    }
+    // sums [rows of the block][32] = the block's rows times a panel of an expert that has `panels`.
+    void multiply(int64_t expert, int64_t panels, int64_t panel, char* rows,
+                  const Division& division, int64_t block, float* sums) const {
+        const int64_t at = expert * panels + panel;
+        if (stack.layouts) {
+            const Layout& layout = stack.layouts[expert];
+            multiply_block(layout, stack.panels + at * panel_bytes(layout, inputs), inputs, rows,
+                           division, block, sums);
+            return;
+        }
+        const B* weights = reinterpret_cast<const B*>(stack.panels) + at * panel_size<M>(inputs);
+        const int64_t begin = division.first(block, 0), steps = steps_of<M>(inputs);
+        for (int64_t tile = 0; tile < division.tiles; ++tile) {
+            const int64_t first = division.first(block, tile);
+            with_rows(division.first(block, tile + 1) - first, [&]<int R>() {
+                f32 c[R][PANEL_VECTORS];
+                product<T, R>(steps, reinterpret_cast<const A*>(rows) + first * steps, weights, c,
+                              tile == 0);
+                std::memcpy(sums + (first - begin) * PANEL, c, sizeof c);
+            });
+        }
+    }
+    const T* bias(int64_t expert, int64_t outputs) const {
+        return stack.bias ? static_cast<const T*>(stack.bias) + expert * outputs : nullptr;
+    }
+
+    const Stack& stack;
+    int64_t inputs;
+};
 
 // The pairs of some experts, through all of their network.
 template <class T>
 void group_of(const Experts& a, const Sorted& s, const Part* parts, int64_t n, T* made) {
-    using M = Mode<T>;
-    using A = typename M::A;
-    using B = typename M::B;
-    const int64_t steps = steps_of<M>(a.size), steps_inside = steps_of<M>(a.features);
-    const int64_t size = panel_size<M>(a.size), size_inside = panel_size<M>(a.features);
+    const Operand<T> gate{a.gate, a.size}, up{a.up, a.size}, down{a.down, a.features};
     const int64_t panels = panels_of(a.features), panels_out = panels_of(a.size);
     const Part& end = parts[n - 1];
     const int64_t begin = parts->begin, rows = end.begin + end.division.rows - begin;
-    auto* packed = scratch<A>(ROWS, rows * steps);
-    auto* hidden = scratch<A>(HIDDEN, rows * steps_inside);
+    T* hidden = scratch<T>(HIDDEN, rows * a.features);
+    const bool shared = gate.rule() == up.rule();
+    const int64_t each = gate.row_bytes(), other = up.row_bytes(), inside = down.row_bytes();
+    char* ready = scratch<char>(ROWS, rows * std::max(each + (shared ? 0 : other), inside));
+    char* ready_up = shared ? ready : ready + rows * each;
 
-    const auto tiles = [](const Part& p) { return p.division.blocks * p.division.tiles; };
-    parallel_parts(parts, n, s.starts, tiles, [&](const Part& p, int64_t i) {
-        const int64_t block = i / p.division.tiles, tile = i % p.division.tiles;
-        const int64_t first = p.division.first(block, tile);
-        const int64_t* tokens = s.tokens + p.begin + first;
-        pack_rows<T>([&](int64_t r) { return static_cast<const T*>(a.x) + tokens[r] * a.x_stride; },
-                     p.division.first(block, tile + 1) - first, a.size,
-                     packed + (p.begin - begin + first) * steps);
-    });
+    // row_of(p, r): row r of a part.
+    const auto make_ready = [&](const Operand<T>& operand, char* out, auto&& row_of) {
+        const auto tiles = [](const Part& p) { return p.division.blocks * p.division.tiles; };
+        const int64_t size = operand.row_bytes();
+        parallel_parts(parts, n, s.starts, tiles, [&](const Part& p, int64_t i) {
+            const int64_t block = i / p.division.tiles, tile = i % p.division.tiles;
+            const int64_t first = p.division.first(block, tile);
+            operand.ready([&](int64_t r) { return row_of(p, first + r); },
+                          p.division.first(block, tile + 1) - first,
+                          out + (p.begin - begin + first) * size);
+        });
+    };
+    const auto token = [&](const Part& p, int64_t r) {
+        return static_cast<const T*>(a.x) + s.tokens[p.begin + r] * a.x_stride;
+    };
+    make_ready(gate, ready, token);
+    if (!shared) make_ready(up, ready_up, token);
 
-    const auto inside = [&](const Part& p) { return p.division.blocks * panels; };
-    parallel_parts(parts, n, s.starts, inside, [&](const Part& p, int64_t i) {
+    const auto gates = [&](const Part& p) { return p.division.blocks * panels; };
+    parallel_parts(parts, n, s.starts, gates, [&](const Part& p, int64_t i) {
         const int64_t block = i / panels, panel = i % panels, column = panel * PANEL;
-        const int64_t columns = std::min<int64_t>(PANEL, a.features - column);
-        const int64_t at = (p.expert * panels + panel) * size;
-        const B *gates = static_cast<const B*>(a.gate) + at,
-                *ups = static_cast<const B*>(a.up) + at;
-        const T* gate_bias = bias_of<T>(a.gate_bias, p.expert, a.features);
-        const T* up_bias = bias_of<T>(a.up_bias, p.expert, a.features);
-        for (int64_t tile = 0; tile < p.division.tiles; ++tile) {
-            const int64_t first = p.division.first(block, tile), row = p.begin - begin + first;
-            with_rows(p.division.first(block, tile + 1) - first, [&]<int R>() {
-                f32 gate[R][PANEL_VECTORS], up[R][PANEL_VECTORS];
-                product<T, R>(steps, packed + row * steps, gates, gate, tile == 0);
-                add_bias<T, R>(gate_bias, column, columns, gate);
-                product<T, R>(steps, packed + row * steps, ups, up, tile == 0);
-                add_bias<T, R>(up_bias, column, columns, up);
-                for (int r = 0; r < R; ++r)
-                    for (int v = 0; v < PANEL_VECTORS; ++v)
-                        up[r][v] = gated(a, gate[r][v], up[r][v]);
-                T numbers[R][PANEL];
-                write<T, R>(numbers[0], PANEL, columns, up);
-                pack_rows(numbers[0], PANEL, R, columns,
-                          hidden + row * steps_inside + column / M::DEPTH * R);
-            });
-        }
+        const int64_t columns = std::min<int64_t>(PANEL, a.features - column), at = p.begin - begin;
+        alignas(64) float opened[Division::BLOCK * PANEL], given[Division::BLOCK * PANEL];
+        gate.multiply(p.expert, panels, panel, ready + at * each, p.division, block, opened);
+        up.multiply(p.expert, panels, panel, ready_up + at * other, p.division, block, given);
+        const T* gate_bias = gate.bias(p.expert, a.features);
+        const T* up_bias = up.bias(p.expert, a.features);
+        const int64_t start = p.division.first(block, 0);
+        each_tile(p.division, block, opened, [&]<int R>(int64_t first, f32(&g)[R][PANEL_VECTORS]) {
+            f32 u[R][PANEL_VECTORS];
+            std::memcpy(u, given + (first - start) * PANEL, sizeof u);
+            add_bias<T, R>(gate_bias, column, columns, g);
+            add_bias<T, R>(up_bias, column, columns, u);
+            for (int r = 0; r < R; ++r)
+                for (int v = 0; v < PANEL_VECTORS; ++v) u[r][v] = gated(a, g[r][v], u[r][v]);
+            write<T, R>(hidden + (at + first) * a.features + column, a.features, columns, u);
+        });
     });
 
-    const auto outside = [&](const Part& p) { return p.division.blocks * panels_out; };
-    parallel_parts(parts, n, s.starts, outside, [&](const Part& p, int64_t i) {
+    make_ready(down, ready, [&](const Part& p, int64_t r) {
+        return hidden + (p.begin - begin + r) * a.features;
+    });
+    const auto downs = [&](const Part& p) { return p.division.blocks * panels_out; };
+    parallel_parts(parts, n, s.starts, downs, [&](const Part& p, int64_t i) {
         const int64_t block = i / panels_out, panel = i % panels_out, column = panel * PANEL;
         const int64_t columns = std::min<int64_t>(PANEL, a.size - column);
-        const B* downs =
-            static_cast<const B*>(a.down) + (p.expert * panels_out + panel) * size_inside;
-        const T* bias = bias_of<T>(a.down_bias, p.expert, a.size);
-        for (int64_t tile = 0; tile < p.division.tiles; ++tile) {
-            const int64_t first = p.division.first(block, tile), row = p.begin - begin + first;
-            with_rows(p.division.first(block, tile + 1) - first, [&]<int R>() {
-                f32 c[R][PANEL_VECTORS];
-                product<T, R>(steps_inside, hidden + row * steps_inside, downs, c, tile == 0);
-                add_bias<T, R>(bias, column, columns, c);
-                write<T, R>(made + (p.begin + first) * a.size + column, a.size, columns, c);
-            });
-        }
+        alignas(64) float sums[Division::BLOCK * PANEL];
+        down.multiply(p.expert, panels_out, panel, ready + (p.begin - begin) * inside, p.division,
+                      block, sums);
+        const T* bias = down.bias(p.expert, a.size);
+        each_tile(p.division, block, sums, [&]<int R>(int64_t first, f32(&c)[R][PANEL_VECTORS]) {
+            add_bias<T, R>(bias, column, columns, c);
+            write<T, R>(made + (p.begin + first) * a.size + column, a.size, columns, c);
+        });
     });
 }
 

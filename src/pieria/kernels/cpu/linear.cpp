@@ -2,37 +2,13 @@
 //
 // x is packed once a call; each task takes one panel of a weight through one block of rows.
 #include "activation.h"
-#include "args.h"
+#include "operands.h"
 #include "panels.h"
 #include "pool.h"
 #include "transpose.h"
 
 namespace pieria {
 namespace {
-
-struct Matrix {
-    const void* panels;
-    const void* bias;  // null: none
-    void* out;
-    int64_t out_stride;
-    int64_t outputs;
-};
-
-struct Linear {
-    int64_t dtype;
-    const void* x;
-    int64_t stride, rows, inputs;
-    int64_t count;
-    Matrix matrices[];
-};
-
-struct Gated {
-    int64_t dtype;
-    const void* x;
-    int64_t stride, rows, inputs;
-    int64_t activation;
-    Matrix gate, up;  // what comes out is where `gate` says
-};
 
 struct PackWeight {
     int64_t dtype;
@@ -137,7 +113,8 @@ void linear_of(const Linear& a) {
                 panel -= panels_of(matrix->outputs);
             const int64_t column = panel * PANEL;
             const int64_t columns = std::min<int64_t>(PANEL, matrix->outputs - column);
-            const auto* weights = static_cast<const typename M::B*>(matrix->panels) + panel * size;
+            const auto* weights =
+                reinterpret_cast<const typename M::B*>(matrix->panels) + panel * size;
             for (int64_t tile = 0; tile < division.tiles; ++tile) {
                 const int64_t first = division.first(block, tile);
                 with_rows(division.first(block, tile + 1) - first, [&]<int R>() {
@@ -164,8 +141,9 @@ void gated_of(const Gated& a) {
         parallel((end - begin) * total, [&](int64_t i) {
             const int64_t block = begin + i / total, panel = i % total, column = panel * PANEL;
             const int64_t columns = std::min<int64_t>(PANEL, a.gate.outputs - column);
-            const auto* gates = static_cast<const typename M::B*>(a.gate.panels) + panel * size;
-            const auto* ups = static_cast<const typename M::B*>(a.up.panels) + panel * size;
+            const auto* gates =
+                reinterpret_cast<const typename M::B*>(a.gate.panels) + panel * size;
+            const auto* ups = reinterpret_cast<const typename M::B*>(a.up.panels) + panel * size;
             for (int64_t tile = 0; tile < division.tiles; ++tile) {
                 const int64_t first = division.first(block, tile);
                 with_rows(division.first(block, tile + 1) - first, [&]<int R>() {

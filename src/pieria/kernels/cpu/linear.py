@@ -15,9 +15,9 @@ ACTIVATIONS = {"silu": 0, "gelu": 1, "gelu_tanh": 2}
 """The numbers are those of `activation.h`."""
 
 _INPUT = "qPqqq"
-_MATRIX, _QUANTIZED = "PPPqq", "PPPPqq"
+_MATRIX = "PPPPqq"
 _gated = native.kernel("gated_linear", _INPUT + "q" + 2 * _MATRIX)
-_quantized_gated = native.kernel("quantized_gated_linear", _INPUT + "q" + 2 * _QUANTIZED)
+_quantized_gated = native.kernel("quantized_gated_linear", _INPUT + "q" + 2 * _MATRIX)
 
 
 def rule(weight: Tensor | Weight, x: Tensor) -> int | None:
@@ -64,8 +64,8 @@ def linears(
     for each in dict.fromkeys(rule(weight, x) for weight in weights):
         some = [matrix for matrix in matrices if rule(matrix[0], x) == each]
         values = [value for matrix in some for value in _matrix_values(*matrix)]
-        name, kind = ("linear", _MATRIX) if each == -1 else ("quantized_linear", _QUANTIZED)
-        call = native.kernel(name, _INPUT + "q" + kind * len(some))
+        name = "linear" if each == -1 else "quantized_linear"
+        call = native.kernel(name, _INPUT + "q" + _MATRIX * len(some))
         call(*_input_values(x_MI), len(some), *values)
     return out
 
@@ -102,7 +102,11 @@ def _input_values(x_MI: Tensor) -> tuple[int, ...]:
 
 
 def _matrix_values(weight: Weight, bias: Tensor | None, out: Tensor) -> Iterator[int]:
-    """The panels, of few bits what they are too; bias and output."""
-    for tensor in weight.tensors:
-        yield tensor.data_ptr()
+    yield from held_values(weight)
     yield from (native.address(bias), out.data_ptr(), len(weight), len(weight))
+
+
+def held_values(weight: Weight) -> Iterator[int]:
+    """The panels, and of few bits what they are."""
+    panels, *layout = weight.tensors
+    yield from (panels.data_ptr(), native.address(*layout) if layout else 0)

@@ -1,38 +1,13 @@
 // Products with weights of few bits, the rows of an embedding of them, and how they are packed.
-#include "quantized.h"
-
 #include "activation.h"
-#include "args.h"
+#include "operands.h"
 #include "pool.h"
+#include "quantized_chunk.h"
+#include "quantized_rows.h"
 #include "rows.h"
 
 namespace pieria {
 namespace {
-
-struct Matrix {
-    const char* panels;
-    const Layout* layout;
-    const void* bias;  // null: none
-    void* out;
-    int64_t out_stride;
-    int64_t outputs;
-};
-
-struct Linear {
-    int64_t dtype;
-    const void* x;
-    int64_t stride, rows, inputs;
-    int64_t count;
-    Matrix matrices[];  // all of the same numbers
-};
-
-struct Gated {
-    int64_t dtype;
-    const void* x;
-    int64_t stride, rows, inputs;
-    int64_t activation;
-    Matrix gate, up;  // what comes out is where `gate` says
-};
 
 struct Embedding {
     int64_t dtype;
@@ -76,20 +51,6 @@ char* rounded(int64_t numbers, const T* x, int64_t stride, int64_t inputs,
             out + first * each);
     });
     return out;
-}
-
-// body(tile's rows R, its first row in all, its sums) for every tile of a block.
-template <class Body>
-void each_tile(const Division& division, int64_t block, float* sums, Body&& body) {
-    const int64_t begin = division.first(block, 0);
-    for (int64_t tile = 0; tile < division.tiles; ++tile) {
-        const int64_t first = division.first(block, tile);
-        with_rows(division.first(block, tile + 1) - first, [&]<int R>() {
-            f32 c[R][PANEL_VECTORS];
-            std::memcpy(c, sums + (first - begin) * PANEL, sizeof c);
-            body.template operator()<R>(first, c);
-        });
-    }
 }
 
 template <class T>
@@ -163,6 +124,7 @@ void each_run(const Layout& l, const char* panel, int64_t inputs, Body&& body) {
         for (int64_t k = 0; k < padded(inputs); k += CHUNK) {
             const int64_t length = std::min(CHUNK, padded(inputs) - k);
             panel = read_chunk(l, panel, length, chunk);
+            for (int64_t g = 0; g < length / ROUNDED; ++g) unpack(l, chunk, g);
             for (int64_t g = 0; g < length / size; ++g)
                 body(k + g * size, std::min(size, inputs - k - g * size),
                      chunk.codes + g * size * PANEL, chunk.scales[g],
@@ -218,21 +180,25 @@ void embedding_of(const Embedding& a) {
     });
 }
 
-// The codes of output c in a chunk of `length` inputs, of which it has `count`: four are a word.
-void put_codes(const Layout& l, const uint8_t* row, int64_t count, int64_t length, int64_t c,
-               char* to) {
-    auto* low = reinterpret_cast<uint32_t*>(to) + c;
-    uint32_t* high = low + length * PANEL / 8;
-    for (int64_t k = 0; k < count; k += 4) {
-        uint32_t word;
-        std::memcpy(&word, row + k, sizeof word);
-        const int64_t step = k / 4;
-        if (l.bits == 8) {
-            low[step * PANEL] = word;
-            continue;
-        }
-        low[step / 2 * PANEL] |= (word & 0x0f0f0f0f) << (step % 2 * 4);
-        if (l.bits == 6) high[step / 4 * PANEL] |= (word >> 4 & 0x03030303) << (step % 4 * 2);
+// Puts output c's codes of 8 bits in their places, four at a time; what is missing is zero.
+void put_bytes(const uint8_t* row, int64_t inputs, int64_t c, char* codes) {
+    const int64_t whole = inputs / 4 * 4;
+    for (int64_t k = 0; k < whole; k += 4) std::memcpy(codes + k * PANEL + c * 4, row + k, 4);
+    std::memcpy(codes + whole * PANEL + c * 4, row + whole, static_cast<size_t>(inputs - whole));
+}
+
+// The same of `bits` bits from bit `from` on, in a plane of a chunk; inputs: a multiple of 4.
+void put_plane(const uint8_t* row, int64_t inputs, int64_t c, int64_t from, int64_t bits,
+               char* plane) {
+    const uint32_t mask = ((1u << bits) - 1) * 0x01010101u;
+    const int64_t shared = 8 / bits;  // steps that share bytes
+    for (int64_t step = 0; step < inputs / 4; ++step) {
+        char* place = plane + (step / shared * PANEL + c) * 4;
+        uint32_t four, held;
+        std::memcpy(&four, row + step * 4, sizeof four);
+        std::memcpy(&held, place, sizeof held);
+        held |= (four >> from & mask) << (step % shared * bits);
+        std::memcpy(place, &held, sizeof held);
     }
 }
 
@@ -266,7 +232,14 @@ void pack_groups(const Pack& a, const Layout& l, int64_t panel) {
         to += header_bytes(l, length);
         for (int64_t c = 0; c < columns; ++c) {
             const uint8_t* row = a.codes + (panel * PANEL + c) * a.inputs + begin;
-            put_codes(l, row, std::min(length, a.inputs - begin), length, c, to);
+            const int64_t low = low_bits(l.bits);
+            if (l.bits == 8) {
+                put_bytes(row, length, c, to);
+                continue;
+            }
+            put_plane(row, length, c, 0, low, to);
+            if (l.bits > low)
+                put_plane(row, length, c, low, l.bits - low, to + length * PANEL * low / 8);
         }
         to += length * PANEL * l.bits / 8;
     }
@@ -278,9 +251,7 @@ void pack_outputs(const Pack& a, const Layout& l, int64_t panel) {
     const int64_t row = panel * PANEL;
     std::memcpy(to, a.units + 4 * row, static_cast<size_t>(4 * columns));
     for (int64_t c = 0; c < columns; ++c)
-        for (int64_t k = 0; k < a.inputs; ++k)
-            to[4 * PANEL + k / 4 * 4 * PANEL + c * 4 + k % 4] =
-                static_cast<char>(a.codes[(row + c) * a.inputs + k]);
+        put_bytes(a.codes + (row + c) * a.inputs, a.inputs, c, to + 4 * PANEL);
 }
 
 void pack_floats(const Pack& a, const Layout& l, int64_t panel) {

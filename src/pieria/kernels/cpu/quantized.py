@@ -55,7 +55,7 @@ class Packed:
     def values(self, weight: Weight) -> Tensor:
         """float32."""
         if weight.ndim == 3:
-            return torch.stack([self.values(matrix) for matrix in matrices(weight)])
+            return torch.stack([self.values(matrix) for matrix in unbind(weight)])
         return rows(weight, torch.arange(len(weight)), torch.float32)
 
     def rounded(self, x: Tensor) -> Tensor:
@@ -96,14 +96,8 @@ def pack(weight: Tensor | Weight) -> Weight | None:
             for parts in _slabs(format, matrix):
                 _put(parts, layout, numbers, into[first // WIDTH :])
                 first += len(parts.codes)
-    return Weight(Packed(format, numbers), weight.shape, weight.dtype, (panels, layout))
-
-
-def matrices(weight: Weight) -> Iterator[Weight]:
-    """Of a packed stack: what the panels are is the same for all."""
-    panels, layout = weight.tensors
-    for each in panels:
-        yield Weight(weight.format, weight.shape[1:], weight.dtype, (each, layout))
+    layouts = layout.repeat(*stack, 1) if stack else layout
+    return Weight(Packed(format, numbers), weight.shape, weight.dtype, (panels, layouts))
 
 
 def rows(
@@ -140,7 +134,7 @@ def _layout_of(parts: Parts, inputs: int) -> Tensor | None:
             return None
         bits, table = 8, bytes(16)
     else:
-        bits = 4 if len(levels) <= 16 else 6
+        bits = (len(levels) - 1).bit_length()
         shown = levels if bits == 4 else levels[:1]
         table = bytes((level + zero) % 256 for level in shown).ljust(16, b"\0")
     if inputs % 32 or (group != 16 and (group % 32 or CHUNK % min(group, CHUNK))):

@@ -26,7 +26,7 @@ from pieria.models.quantized.stored import (
     integers,
     nibbles,
     scales,
-    ungrouped,
+    unheld,
 )
 from pieria.models.tensor_reader import TensorReader
 from pieria.ops import Weight
@@ -58,11 +58,7 @@ class Integers:
 
     @property
     def why_dense(self) -> str | None:
-        if self.reordered:
-            return "groups are of inputs that do not follow each other (actorder)"
-        if self.bits == 8 and not self.symmetric:
-            return "8 bits with zeros"
-        return ungrouped(self.group)
+        return unheld(self.bits, self.group, self.symmetric, "actorder" if self.reordered else None)
 
     @property
     def unit(self) -> tuple[int, int]:

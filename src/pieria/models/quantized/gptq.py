@@ -24,7 +24,7 @@ from pieria.models.quantized.stored import (
     integers,
     nibbles,
     scales,
-    ungrouped,
+    unheld,
 )
 from pieria.models.tensor_reader import TensorReader
 from pieria.ops import Weight
@@ -55,11 +55,7 @@ class Gptq:
 
     @property
     def why_dense(self) -> str | None:
-        if self.reordered:
-            return "groups are of inputs that do not follow each other (desc_act)"
-        if self.bits == 8 and not self.symmetric:
-            return "8 bits with zeros"
-        return ungrouped(self.group)
+        return unheld(self.bits, self.group, self.symmetric, "desc_act" if self.reordered else None)
 
     @property
     def unit(self) -> tuple[int, int]:
@@ -137,7 +133,7 @@ class Awq:
 
     @property
     def why_dense(self) -> str | None:
-        return ungrouped(self.group)
+        return unheld(4, self.group, not self.zeros, None)
 
     @property
     def unit(self) -> tuple[int, int]:

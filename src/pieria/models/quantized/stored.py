@@ -90,8 +90,15 @@ def grouped(inputs: int, group: int | None) -> int:
     return found
 
 
-def ungrouped(group: int | None) -> str | None:
-    """Why integers with such groups cannot be held; None: they can."""
+def unheld(bits: int, group: int | None, symmetric: bool, reordered: str | None) -> str | None:
+    """Why integers with such groups cannot be held; None: they can.
+
+    reordered: the option by which groups are of inputs in another order.
+    """
+    if reordered:
+        return f"groups are of inputs that do not follow each other ({reordered})"
+    if bits == 8 and not symmetric:
+        return "8 bits with zeros"
     return f"groups of {group}; held are multiples of 32" if group and group % 32 else None
 
 

@@ -1,0 +1,120 @@
+// How rows of x are rounded for products with weights of few bits.
+#pragma once
+
+#include "quantized.h"
+
+namespace pieria {
+
+// Below it nothing is told from 0: its inverse must be finite.
+constexpr float LEAST = 0x1p-100f;
+
+// NaN where one of the lanes is none or infinite, else 0.
+inline float poison(f32 x) { return sum(x * 0.0f); }
+
+inline f32 magnitude(f32 x) { return x < 0.0f ? -x : x; }
+
+template <class T>
+inline f32 load_part(const T* row, int64_t at, int64_t inputs) {
+    const int64_t left = inputs - at;
+    return left >= LANES ? load(row + at) : left > 0 ? load(row + at, left) : f32{};
+}
+
+inline int32_t sum(i32 v) {
+    int32_t x[LANES];
+    store_vector(x, v);
+    for (int width = LANES / 2; width > 0; width /= 2)
+        for (int i = 0; i < width; ++i) x[i] += x[i + width];
+    return x[0];
+}
+
+// 16 numbers from `at` on, times `inverse`, as codes of row r; gives their sum.
+template <class T>
+inline int32_t round16(const T* row, int64_t at, int64_t inputs, float inverse, uint32_t* out,
+                       int64_t rows) {
+    const i32 whole = nearest(load_part(row, at, inputs) * inverse);
+    const i8 bytes = __builtin_convertvector(whole, i8);
+    uint32_t four[4];
+    std::memcpy(four, &bytes, sizeof four);
+    for (int i = 0; i < 4; ++i) out[(at / 4 + i) * rows] = four[i];
+    return sum(whole);
+}
+
+template <class T, class RowOf>
+void round_ints(RowOf&& row_of, int64_t rows, int64_t inputs, bool groups, char* base) {
+    const IntRows out(base, rows, inputs, groups);
+    const int64_t all = padded(inputs), size = groups ? ROUNDED : all;
+    for (int64_t r = 0; r < rows; ++r) {
+        const T* row = row_of(r);
+        for (int64_t begin = 0, g = r; begin < all; begin += size, g += rows) {
+            f32 most{}, bad{};
+            for (int64_t at = begin; at < begin + size; at += LANES) {
+                const f32 x = load_part(row, at, inputs);
+                most = max(magnitude(x), most);
+                bad += x * 0.0f;
+            }
+            const float limit = max(most);
+            const float inverse = limit > LEAST ? 127.0f / limit : 0.0f;
+            int32_t total = 0;
+            for (int64_t at = begin; at < begin + size; at += LANES) {
+                const int32_t part = round16(row, at, inputs, inverse, out.codes + r, rows);
+                total += part;
+                if (groups) out.starts16[at / LANES * rows + r] = -ZERO * part;
+            }
+            const float scale = (limit > LEAST ? limit / 127.0f : 0.0f) + sum(bad);
+            out.scales[g] = scale;
+            out.starts[g] = -ZERO * total;
+            out.totals[g] = scale * static_cast<float>(total);
+            if (groups)
+                for (int64_t i = begin / LANES; i < begin / LANES + 2; ++i)
+                    out.totals16[i * rows + r] =
+                        scale * static_cast<float>(out.starts16[i * rows + r] / -ZERO);
+        }
+    }
+}
+
+// To the nearest of E4M3's numbers, of which none is larger than 448; ties to the even one.
+inline f32 nearest_e4m3(f32 x) {
+    // The unit is 2^-3 of the power of two below, at least 2^-9.
+    const u32 bits = reinterpret_cast<u32>(x) & 0x7f800000u;
+    const f32 power = reinterpret_cast<f32>(bits), least = splat(0x1p-6f);
+    const f32 unit = (power > least ? power : least) * 0x1p-3f;
+    const f32 limit = splat(448.0f);
+    const f32 y = __builtin_convertvector(nearest(x / unit), f32) * unit;
+    return y > limit ? limit : y < -limit ? -limit : y;
+}
+
+template <class T, class RowOf>
+void round_floats(RowOf&& row_of, int64_t rows, int64_t inputs, char* base) {
+    const FloatRows out(base, rows, inputs);
+    for (int64_t r = 0; r < rows; ++r) {
+        const T* row = row_of(r);
+        for (int64_t begin = 0, g = r; begin < inputs; begin += BLOCK8, g += rows) {
+            const int64_t end = std::min(begin + BLOCK8, inputs);
+            f32 most{}, bad{};
+            for (int64_t at = begin; at < end; at += LANES) {
+                const f32 x = load_part(row, at, end);
+                most = max(magnitude(x), most);
+                bad += x * 0.0f;
+            }
+            const float limit = max(most);
+            const float inverse = limit > LEAST ? 448.0f / limit : 0.0f;
+            for (int64_t at = begin; at < end; at += LANES) {
+                float values[LANES];
+                store(values, nearest_e4m3(load_part(row, at, end) * inverse));
+                for (int64_t i = at; i < std::min(at + LANES, end); ++i)
+                    out.values[i * rows + r] = values[i - at];
+            }
+            out.scales[g] = (limit > LEAST ? limit / 448.0f : 0.0f) + sum(bad);
+        }
+    }
+}
+
+template <class T, class RowOf>
+void round_rows(int64_t numbers, RowOf&& row_of, int64_t rows, int64_t inputs, char* base) {
+    if (numbers >= E4M3)
+        round_floats<T>(row_of, rows, inputs, base);
+    else
+        round_ints<T>(row_of, rows, inputs, numbers == GROUPS, base);
+}
+
+}  // namespace pieria
