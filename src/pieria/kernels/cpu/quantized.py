@@ -55,7 +55,8 @@ class Packed:
     def values(self, weight: Weight) -> Tensor:
         """float32."""
         if weight.ndim == 3:
-            return torch.stack([self.values(matrix) for matrix in unbind(weight)])
+            found = (m for m in unbind(weight) if isinstance(m, Weight))
+            return torch.stack([self.values(matrix) for matrix in found])
         return rows(weight, torch.arange(len(weight)), torch.float32)
 
     def rounded(self, x: Tensor) -> Tensor:
