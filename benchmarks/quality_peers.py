@@ -118,9 +118,10 @@ class Llama:
 
 
 def read_windows(base: Path) -> list[list[int]]:
-    """Of the file that llama-perplexity keeps float32's distributions in: "_logits_", three int32
+    """Of the file that llama-perplexity keeps float32's distributions in.
 
-    (tokens of a window, vocabulary, windows), the tokens as int32, and then the distributions.
+    That is "_logits_", three int32 (tokens of a window, vocabulary, windows), the tokens as int32,
+    and then the distributions.
     """
     with base.open("rb") as file:
         head = file.read(20)

@@ -18,9 +18,8 @@ COUNTED = ("linear", "attention")
 
 @dataclass(frozen=True)
 class Costs:
-    """weight_bytes: of what a step reads. Of an embedding that is only looked up in, it reads next
-
-    to nothing.
+    """weight_bytes: of what a step reads, which is next to nothing of an embedding that is only
+    looked up in.
     """
 
     model: Decoder

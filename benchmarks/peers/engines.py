@@ -27,9 +27,9 @@ WORKERS = Path(__file__).parent / "workers"
 
 @dataclass(frozen=True)
 class Engine:
-    """environment: None for Pieria, which runs in this one. settings: besides weights, for the
+    """environment: None for Pieria, which runs in this one.
 
-    report.
+    settings: all but weights, for the report.
     """
 
     name: str

@@ -127,7 +127,7 @@ class Ready(msgspec.Struct, frozen=True, tag=True):
 
 
 class Progress(msgspec.Struct, frozen=True, tag=True):
-    """Sent after every step that there is news of, and at least once a second.
+    """Sent after every step that there is news of, and after one a second; while idle, each second.
 
     idle: no request is waiting or running.
     """
