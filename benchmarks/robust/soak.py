@@ -7,17 +7,21 @@ good requests only, then with all. Once a minute there is a pause in which memor
 threads of its processes are read. Exits with 1 if, after the warm-up, the upper 95 % bound of the
 memory's slope is 8 MiB an hour or more, if descriptors or threads grew, if the slowest hundredth of
 the answers drifts more than twice as far as it did without the others, or if an answer was wrong.
+
+Memory is the proportional set size (PSS) without pages of files: what a process' part of torch's
+libraries counts depends on how many others on the machine have them mapped.
 """
 
 import argparse
 import asyncio
+import json
 import random
 import statistics
 import sys
 import tempfile
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +55,10 @@ BAD: tuple[tuple[bytes, int], ...] = (
 
 @dataclass
 class Sample:
-    """What a pause showed. seconds: since the phase began."""
+    """What a pause showed.
+
+    seconds: since the phase began. memory_bytes: PSS without pages of files.
+    """
 
     seconds: float
     memory_bytes: int
@@ -174,11 +181,18 @@ class Load:
         slowest = statistics.quantiles(took, n=100)[-1] if len(took) > 1 else 0.0
         return Sample(
             seconds,
-            sum(p.memory_full_info().pss for p in processes),
+            sum(_memory_bytes(p.pid) for p in processes),
             sum(p.num_fds() for p in processes),
             sum(p.num_threads() for p in processes),
             slowest,
         )
+
+
+def _memory_bytes(process: int) -> int:
+    """Anonymous and shared memory by /proc/PID/smaps_rollup (proc(5)), proportionally."""
+    lines = Path(f"/proc/{process}/smaps_rollup").read_text().splitlines()[1:]
+    kib = {name: int(rest.split()[0]) for name, _, rest in (line.partition(":") for line in lines)}
+    return (kib["Pss_Anon"] + kib["Pss_Shmem"] + kib["SwapPss"]) << 10
 
 
 def judge(control: Phase, rude: Phase) -> list[str]:
@@ -198,7 +212,9 @@ def judge(control: Phase, rude: Phase) -> list[str]:
     return found
 
 
-async def soak(model: Path, minutes: float, control_minutes: float, seed: int) -> int:
+async def soak(
+    model: Path, minutes: float, control_minutes: float, seed: int, output: Path | None
+) -> int:
     clock, port = RealTime(), free_port()
     command = [sys.executable, "-m", "pieria.cli", "serve", str(model), "--port", str(port)]
     command += ["--served-model-name", "m", "--kv-cache-memory-bytes", "8MiB"]
@@ -221,6 +237,9 @@ async def soak(model: Path, minutes: float, control_minutes: float, seed: int) -
             f" {last.descriptors} descriptors, {last.threads} threads;"
             f" p99 {last.slowest_seconds:.3f} s, {slow.value:+.3f} s an hour"
         )
+    if output is not None:
+        phases = {"control": asdict(control), "rude": asdict(rude)}
+        output.write_text(json.dumps(phases, indent=1))
     wrong = judge(control, rude)
     for line in metrics.splitlines():
         if line.startswith(("pieria:engine_restarts_total", "pieria:cache_repairs_total")):
@@ -236,6 +255,7 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=60.0)
     parser.add_argument("--control-minutes", type=float, default=30.0)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--output-json", type=Path, help="what each pause showed")
     options = parser.parse_args()
     end_when_told()
     from tests.models import tiny
@@ -243,7 +263,8 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         model = Path(folder)
         tiny.write_tokenizer(tiny.save(tiny.model("Llama"), model))
-        return asyncio.run(soak(model, options.minutes, options.control_minutes, options.seed))
+        times = (options.minutes, options.control_minutes)
+        return asyncio.run(soak(model, *times, options.seed, options.output_json))
 
 
 if __name__ == "__main__":

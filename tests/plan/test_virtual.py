@@ -13,6 +13,7 @@ from pieria.engine.runner_config import RunnerConfig
 from pieria.engine.sampling_params import SamplingParams
 from pieria.engine.scheduler import SchedulerConfig
 from pieria.hardware import catalog
+from pieria.models.checkpoint import open_checkpoint
 from pieria.plan import presets
 from pieria.plan.arrangement import Arrangement
 from pieria.plan.placed import Subject, placed
@@ -105,9 +106,8 @@ def test_the_cache_is_that_of_the_cards(model: Path, lender: Path) -> None:
 
 def test_answers_are_tokens_of_the_lender_and_end(model: Path, lender: Path) -> None:
     found = prepared(model, lender, speedup=10_000.0, answer_tokens=20)
-    scheduler = Replica(LIMITS, found.pages, found.page_tokens, found.max_model_len).start(
-        found.stop_ids
-    )
+    stop_ids = open_checkpoint(model).stop_ids
+    scheduler = Replica(LIMITS, found.pages, found.page_tokens, found.max_model_len).start(stop_ids)
     engine = Engine(scheduler, found.runner)
     params = SamplingParams(max_tokens=None, logprobs=1)
     for i in range(8):
