@@ -51,9 +51,7 @@ def _plans(tables: int) -> list[StepPlan]:
             start = random.randint(1, 4000)
             count = random.randint(2, 400) if r == 0 and i % 8 == 0 else 1
             pages = ((0,) * -(-(start + count) // 16),) * tables
-            chunks.append(
-                Chunk(str(r), start, (0,) * count, pages, 0, 0, draw=Draw(start + count, 0))
-            )
+            chunks.append(Chunk(str(r), start, (0,) * count, pages, 0, 0, draw=Draw(0)))
         made.append(StepPlan(tuple(chunks)))
     return made
 

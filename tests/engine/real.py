@@ -149,6 +149,6 @@ def naive(model: Decoder, message: Add) -> list[int]:
         with torch.no_grad():
             hidden = model(sequence, Packed.of((len(sequence),)))
             logits = model.logits(hidden[-1:])
-        request.tokens.append(int(draw(logits, [request.draw(stop_ids)])))
+        request.tokens.append(int(draw(logits, [request.draw(stop_ids)], [len(request.tokens)])))
         if request.finish_reason(stop_ids)[0] is not None:
             return request.tokens[request.prompt_length :]

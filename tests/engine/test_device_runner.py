@@ -53,9 +53,9 @@ def logits_of(model: Decoder, tokens: Sequence[int]) -> torch.Tensor:
 def test_a_draw_and_its_report(model: Decoder, runner: DeviceRunner) -> None:
     plan = StepPlan(
         (
-            chunk("a", TOKENS, 0, 9, range(3), draw=Draw(9, 0, logprobs=2)),
+            chunk("a", TOKENS, 0, 9, range(3), draw=Draw(0, logprobs=2)),
             chunk("b", TOKENS, 0, 5, range(3, 6)),
-            chunk("c", TOKENS[3:], 0, 4, range(6, 7), draw=Draw(4, 0)),
+            chunk("c", TOKENS[3:], 0, 4, range(6, 7), draw=Draw(0)),
         )
     )
     a, b, c = runner.run(plan).chunks
@@ -73,14 +73,14 @@ def test_the_same_plan_again_gives_the_same(runner: DeviceRunner) -> None:
     first = StepPlan((chunk("a", TOKENS, 0, 10, range(5)),))
     second = StepPlan(
         (
-            chunk("a", TOKENS, 10, 17, range(5), draw=Draw(17, 5, temperature=1.0, logprobs=3)),
+            chunk("a", TOKENS, 10, 17, range(5), draw=Draw(5, temperature=1.0, logprobs=3)),
             chunk(
                 "b",
                 TOKENS,
                 0,
                 6,
                 range(5, 7),
-                draw=Draw(6, 5, temperature=1.0),
+                draw=Draw(5, temperature=1.0),
                 targets=TOKENS[1:7],
                 prompt_logprobs=1,
             ),
@@ -122,7 +122,7 @@ def test_prompt_logprobs_in_blocks_of_rows(
                 range(5, 8),
                 targets=TOKENS[1:9],
                 prompt_logprobs=0,
-                draw=Draw(9, 0),
+                draw=Draw(0),
             ),
         )
     )
@@ -148,8 +148,8 @@ def test_logits_that_are_not_finite_are_that_requests_error(broken: float) -> No
     made = runner_of(model)
     plan = StepPlan(
         (
-            chunk("bad", (1, 96, 2), 0, 3, range(1), draw=Draw(3, 0, temperature=1.0)),
-            chunk("good", TOKENS, 0, 5, range(1, 3), draw=Draw(5, 0)),
+            chunk("bad", (1, 96, 2), 0, 3, range(1), draw=Draw(0, temperature=1.0)),
+            chunk("good", TOKENS, 0, 5, range(1, 3), draw=Draw(0)),
         )
     )
     bad, good = made.run(plan).chunks
@@ -159,6 +159,6 @@ def test_logits_that_are_not_finite_are_that_requests_error(broken: float) -> No
 
 def test_other_ranks_draw_nothing(runner: DeviceRunner) -> None:
     runner.first = False
-    wanted = {"draw": Draw(5, 0), "targets": TOKENS[1:5], "prompt_logprobs": 0}
+    wanted = {"draw": Draw(0), "targets": TOKENS[1:5], "prompt_logprobs": 0}
     [a] = runner.run(StepPlan((chunk("a", TOKENS, 0, 5, range(2), **wanted),))).chunks
     assert (a.token, a.logprob, a.prompt_logprobs) == (None, None, ())

@@ -80,7 +80,7 @@ def test_a_checkpoint_is_placed_and_runs(folder: Path) -> None:
         "threads": ("1", "asked for"),
     }
     tokens = (5, 9, 3, 7)
-    plan = StepPlan((Chunk("a", 0, tokens, ((84,),), draw=Draw(4, 0)),))
+    plan = StepPlan((Chunk("a", 0, tokens, ((84,),), draw=Draw(0)),))
     [result] = prepared.runner.run(plan).chunks
     assert result.token == int(tiny.logits(tiny.model("Llama"), torch.tensor(tokens))[-1].argmax())
     prepared.runner.close()

@@ -41,7 +41,7 @@ def test_its_tokens_are_its_own() -> None:
 
 def test_a_plain_draw() -> None:
     assert request(output=(8,)).draw(EOS) == Draw(
-        position=4, seed=11, choice=2, temperature=1.0, top_k=0, top_p=1.0, min_p=0.0
+        seed=11, choice=2, temperature=1.0, top_k=0, top_p=1.0, min_p=0.0
     )
 
 
@@ -58,7 +58,6 @@ def test_every_wish_reaches_the_draw() -> None:
     }
     draw = request(output=(8, 9), logit_bias={3: 1.5, 2: -4.0}, **wishes).draw(EOS)
     assert draw == Draw(
-        position=5,
         seed=11,
         choice=2,
         seen=array("i", (5, 6, 7, 8, 9)).tobytes(),

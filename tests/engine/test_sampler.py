@@ -30,7 +30,7 @@ def logits(rows: int, dtype: torch.dtype, seed: int = 0) -> Tensor:
     return torch.randn(rows, VOCABULARY, generator=generator, dtype=dtype) * 3
 
 
-def naive(logits_V: list[float], d: Draw) -> int:
+def naive(logits_V: list[float], d: Draw, position: int) -> int:
     """One token: bias, penalties, temperature, min_p, top_k, top_p, then the noise of its key."""
     scores = list(logits_V)
     for token, added in d.bias:
@@ -60,7 +60,7 @@ def naive(logits_V: list[float], d: Draw) -> int:
             kept.append(t)
             reached += weight[t]
         left = kept
-    key = torch.tensor([ops.key(d.seed, d.choice, d.position)])
+    key = torch.tensor([ops.key(d.seed, d.choice, position)])
     noise = gumbel(key, torch.arange(VOCABULARY))[0].tolist()
     return max(left, key=lambda t: scores[t] + noise[t])
 
@@ -74,7 +74,6 @@ def made(history: dict[int, int], **fields: Any) -> Draw:
 DRAWS = st.builds(
     made,
     history=st.dictionaries(st.integers(0, VOCABULARY - 1), st.integers(0, 4), max_size=9),
-    position=st.integers(1, 1000),
     seed=st.integers(-(2**63), 2**63 - 1),
     choice=st.integers(0, 3),
     temperature=st.sampled_from([0.0, 0.5, 1.0, 1.75]),
@@ -99,40 +98,45 @@ def dtype(request: pytest.FixtureRequest) -> Iterator[torch.dtype]:
 
 
 @settings(max_examples=150, deadline=None, derandomize=True)
-@given(draws=st.lists(DRAWS, min_size=1, max_size=5), seed=st.integers(0, 100))
-def test_each_row_gets_what_its_draw_says(dtype: torch.dtype, draws: list[Draw], seed: int) -> None:
-    logits_RV = logits(len(draws), dtype, seed)
-    found = draw(logits_RV, draws)
+@given(
+    wanted=st.lists(st.tuples(DRAWS, st.integers(1, 1000)), min_size=1, max_size=5),
+    seed=st.integers(0, 100),
+)
+def test_each_row_gets_what_its_draw_says(
+    dtype: torch.dtype, wanted: list[tuple[Draw, int]], seed: int
+) -> None:
+    logits_RV = logits(len(wanted), dtype, seed)
+    found = draw(logits_RV, [d for d, _ in wanted], [position for _, position in wanted])
     assert found.dtype == torch.int64
-    wanted = [naive(row, d) for row, d in zip(logits_RV.tolist(), draws, strict=True)]
-    assert found.tolist() == wanted
+    tokens = [naive(row, *one) for row, one in zip(logits_RV.tolist(), wanted, strict=True)]
+    assert found.tolist() == tokens
 
 
 def test_company_changes_nothing(dtype: torch.dtype) -> None:
     logits_RV = logits(4, dtype)
-    plain = Draw(position=3, seed=1, temperature=1.0)
+    plain = Draw(seed=1, temperature=1.0)
     others = [
-        Draw(position=9, seed=2, temperature=0.5, top_k=3, bias=((1, 5.0),), banned=(2, 3)),
-        made({1: 0, 2: 0, 4: 2}, position=1, seed=3, repetition_penalty=1.5),
-        Draw(position=1, seed=3, top_p=0.5, min_p=0.1, temperature=2.0),
+        Draw(seed=2, temperature=0.5, top_k=3, bias=((1, 5.0),), banned=(2, 3)),
+        made({1: 0, 2: 0, 4: 2}, seed=3, repetition_penalty=1.5),
+        Draw(seed=3, top_p=0.5, min_p=0.1, temperature=2.0),
     ]
-    alone = draw(logits_RV[:1], [plain]).tolist()
-    assert draw(logits_RV, [plain, *others]).tolist()[:1] == alone
+    alone = draw(logits_RV[:1], [plain], [3]).tolist()
+    assert draw(logits_RV, [plain, *others], [3, 9, 1, 1]).tolist()[:1] == alone
 
 
 def test_each_part_of_the_key_counts() -> None:
-    base: dict[str, Any] = {"position": 5, "seed": 6, "choice": 7, "temperature": 1.0}
-    draws = [Draw(**base)] + [Draw(**{**base, name: 8}) for name in ("position", "seed", "choice")]
+    keys = [(6, 7, 5), (8, 7, 5), (6, 8, 5), (6, 7, 8)]
+    draws = [Draw(seed, choice, temperature=1.0) for seed, choice, _ in keys]
     flat_RV = torch.zeros(4, 100_000)
-    assert len(set(draw(flat_RV, draws).tolist())) == 4
+    assert len(set(draw(flat_RV, draws, [position for *_, position in keys]).tolist())) == 4
 
 
 def test_draws_have_the_distribution_of_the_softmax() -> None:
     """Of 4000 draws, each share is within 5 standard deviations."""
     row_V = torch.tensor([2.0, 1.0, 0.0, -1.0, -3.0])
     count = 4000
-    draws = [Draw(position=i, seed=3, temperature=1.5) for i in range(count)]
-    found = draw(row_V.repeat(count, 1), draws).bincount(minlength=5) / count
+    draws = [Draw(seed=3, temperature=1.5)] * count
+    found = draw(row_V.repeat(count, 1), draws, range(count)).bincount(minlength=5) / count
     wanted = torch.softmax(row_V / 1.5, -1)
     assert ((found - wanted).abs() < 5 * (wanted * (1 - wanted) / count).sqrt()).all()
 
@@ -178,14 +182,14 @@ def test_a_greedy_step_asks_for_no_noise_and_no_limits(monkeypatch: pytest.Monke
         return draws.keys_R
 
     monkeypatch.setattr(ops, "sample", sample)
-    draw(torch.zeros(2, 5), [Draw(position=1, seed=1, top_k=3, top_p=0.5, min_p=0.5)] * 2)
+    draw(torch.zeros(2, 5), [Draw(seed=1, top_k=3, top_p=0.5, min_p=0.5)] * 2, [1, 1])
     (draws,) = asked
     assert {f.name for f in fields(draws) if getattr(draws, f.name) is not None} == {"keys_R"}
 
 
 def test_a_row_that_is_not_finite_has_no_token(dtype: torch.dtype) -> None:
     logits_RV = logits(3, dtype)
-    draws = [Draw(position=3, seed=1, temperature=1.0)] * 3
-    usual = draw(logits_RV, draws).tolist()
+    draws = [Draw(seed=1, temperature=1.0)] * 3
+    usual = draw(logits_RV, draws, [3] * 3).tolist()
     logits_RV[1, 7] = math.nan
-    assert draw(logits_RV, draws).tolist() == [usual[0], -1, usual[2]]
+    assert draw(logits_RV, draws, [3] * 3).tolist() == [usual[0], -1, usual[2]]

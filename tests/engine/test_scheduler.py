@@ -774,7 +774,7 @@ def test_the_toy_model_notices(wrong: str) -> None:
     ) -> list[int | None]:
         """What several seeds draw, so that one that agrees by chance does not matter."""
         tables = (full, WINDOWED)
-        draws = [Draw(position=5, seed=seed) for seed in range(8)]
+        draws = [Draw(seed) for seed in range(8)]
         chunks = [Chunk("a", start, tokens, tables, reads, writes, draw) for draw in draws]
         return [runner.run(StepPlan((chunk,))).chunks[0].token for chunk in chunks]
 
@@ -801,7 +801,7 @@ def test_the_toy_model_looks_through_its_window() -> None:
 
     def run(start: int, *pages: int) -> StepResult:
         tokens = (1, 2, 3, 4, 5)[start:]
-        return runner.run(StepPlan((Chunk("a", start, tokens, (pages,), draw=Draw(5, 0)),)))
+        return runner.run(StepPlan((Chunk("a", start, tokens, (pages,), draw=Draw(0)),)))
 
     assert run(0, 0, 1, 2) == run(4, ABSENT, 1, 2)
     with pytest.raises(AssertionError, match="page 0 of table 0 was let go"):

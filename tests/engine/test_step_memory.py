@@ -41,7 +41,7 @@ def test_no_tensor_of_a_step_is_larger() -> None:
     runner = real.engine(model).runner
     tokens = tuple(range(64))
     tables = tuple(tuple(range(i * 16, i * 16 + 16)) for i in range(2))
-    chunk = Chunk("a", 0, tokens, tables, draw=Draw(64, 0), targets=tokens[1:], prompt_logprobs=5)
+    chunk = Chunk("a", 0, tokens, tables, draw=Draw(0), targets=tokens[1:], prompt_logprobs=5)
     with Largest() as made:
         runner.run(StepPlan((chunk,)))
     assert 0 < made.most <= step_bytes(model, 64, 16)

@@ -90,7 +90,7 @@ class ToyRunner:
         if chunk.draw is not None:
             state = self.states[chunk.writes] if chunk.writes >= 0 else 0
             known = [*self._seen(chunk, chunk.end - 1), state]
-            token = draw_token(known, chunk.draw)
+            token = draw_token(known, chunk.draw, chunk.end)
             if chunk.draw.logprobs is not None:
                 logprob = report(known, token, chunk.draw.logprobs)
         prompt_logprobs = tuple(
@@ -162,7 +162,6 @@ def alone(
             looked_at += story.tokens
         seen = list(dict.fromkeys(looked_at))
         draw = Draw(
-            position=len(add.tokens) + drawn,
             seed=add.seed,
             choice=add.choice,
             temperature=p.temperature,
@@ -178,7 +177,7 @@ def alone(
             banned=tuple(sorted(stops)) if drawn < p.min_tokens else (),
             logprobs=p.logprobs,
         )
-        token = draw_token(history.seen(), draw)
+        token = draw_token(history.seen(), draw, len(add.tokens) + drawn)
         if p.logprobs is not None:
             story.logprobs.append(report(history.seen(), token, p.logprobs))
         history.read([token])
@@ -207,10 +206,12 @@ def after(state: int, token: int) -> int:
     return (state * 6364136223846793005 + token * 1442695040888963407 + 1) % 2**64
 
 
-def draw_token(seen: Sequence[int], draw: Draw) -> int:
-    """Any of the tokens that are not banned; a change of any field of `draw` may change it."""
+def draw_token(seen: Sequence[int], draw: Draw, position: int) -> int:
+    """Any of the tokens that are not banned; a change of `position` or of any field of `draw` may
+    change it.
+    """
     allowed = [token for token in range(VOCABULARY) if token not in draw.banned]
-    return allowed[_hash(seen, repr(draw)) % len(allowed)]
+    return allowed[_hash(seen, f"{position} {draw}") % len(allowed)]
 
 
 def report(seen: Sequence[int], token: int, alternatives: int) -> Logprob:

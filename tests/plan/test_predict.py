@@ -53,7 +53,7 @@ def plan(predicted: Predictor, wanted: list[tuple[int, int, bool]]) -> StepPlan:
                 ((0,) * -(-(start + count) // 16),) * tables,
                 reads=0 if start else -1,
                 writes=0,
-                draw=Draw(start + count, 0) if drawn else None,
+                draw=Draw(0) if drawn else None,
             )
             for i, (start, count, drawn) in enumerate(wanted)
         )

@@ -29,7 +29,7 @@ def test_windows_and_states_change_it() -> None:
 
 def test_time_passes_by_what_steps_take() -> None:
     clock = VirtualTime(5.0)
-    chunks = (Chunk("a", 0, (1, 2), ((0,),), draw=Draw(2, 0)), Chunk("b", 0, (3,), ((1,),)))
+    chunks = (Chunk("a", 0, (1, 2), ((0,),), draw=Draw(0)), Chunk("b", 0, (3,), ((1,),)))
     runner = PredictedRunner(
         lambda plan: 0.5 * plan.tokens,
         lambda c: ChunkResult(c.request, 9 if c.draw else None),

@@ -16,7 +16,7 @@ def words(mean: int = 50, is_text: bool = False, tokens: int = 20) -> Words:
 
 
 def chunk(request: str = "a", position: int = 5, seed: int = 0, **draw: object) -> Chunk:
-    drawn = Draw(position, seed, **draw)  # type: ignore[arg-type]
+    drawn = Draw(seed, **draw)  # type: ignore[arg-type]
     return Chunk(request, position - 1, (1,), ((0,),), draw=drawn)
 
 

@@ -104,5 +104,5 @@ def predictor(config: ModelConfig, record: Record) -> Predictor:
 def _records(traced: Traced) -> bool:
     """Whether a step of one token each can be replayed: nothing in it happens between ops."""
     pages = ((0,),) * len(traced.layout.windows)
-    chunk = Chunk("", 1, (0,), pages, draw=Draw(2, 0))
+    chunk = Chunk("", 1, (0,), pages, draw=Draw(0))
     return not any(isinstance(call, Glue) for part in traced.step([chunk]) for call in part)

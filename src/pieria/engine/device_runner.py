@@ -77,7 +77,7 @@ class DeviceRunner:
         reports: dict[int, Logprob | None] = {}
         if logits_RV is not None and self.first:
             draws = [d for c in chunks if (d := c.draw) is not None]
-            drawn = draw(logits_RV, draws).tolist()
+            drawn = draw(logits_RV, draws, [chunks[i].end for i in drawing]).tolist()
             tokens = dict(zip(drawing, drawn, strict=True))
             wanted = [d.logprobs if t >= 0 else None for d, t in zip(draws, drawn, strict=True)]
             reports = dict(zip(drawing, logprobs(logits_RV, drawn, wanted), strict=True))

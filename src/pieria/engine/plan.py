@@ -13,14 +13,13 @@ import msgspec
 class Draw(msgspec.Struct, frozen=True, gc=False):
     """How to draw the token that follows a chunk.
 
-    The noise is keyed by (seed, choice, position); position is the index in its sequence of the
-    token to draw. seen, times: the tokens that penalties look at, each once, and how often each
+    The noise is keyed by (seed, choice, the index in its sequence of the token to draw, which is
+    the chunk's end). seen, times: the tokens that penalties look at, each once, and how often each
     occurs in the output, as native int32; empty where no penalty is asked. bias: (token, added
     logit). banned: tokens that must not be drawn. logprobs: alternatives to report; None: no
     report.
     """
 
-    position: int
     seed: int
     choice: int = 0
     temperature: float = 0.0

@@ -64,7 +64,6 @@ class Request:
             self._history = History(self.tokens, self.prompt_length, of_prompt=False)
         self._first_to_stop = self.prompt_length + p.min_tokens
         self._draw = Draw(
-            position=0,
             seed=add.seed,
             choice=add.choice,
             temperature=p.temperature,
@@ -77,8 +76,6 @@ class Request:
             bias=tuple((p.logit_bias or {}).items()),
             logprobs=p.logprobs,
         )
-        # What follows the position: most draws of a request differ in that alone.
-        self._draw_fields = msgspec.structs.astuple(self._draw)[1:]
 
     @property
     def pending(self) -> int:
@@ -97,14 +94,12 @@ class Request:
 
     def draw(self, stop_ids: frozenset[int]) -> Draw:
         """How to draw the token after the last known one."""
-        length = len(self.tokens)
-        early = length < self._first_to_stop
+        early = len(self.tokens) < self._first_to_stop
         if not early and self._history is None:
-            return Draw(length, *self._draw_fields)
+            return self._draw
         seen, times = (b"", b"") if self._history is None else self._history.counted()
         return msgspec.structs.replace(
             self._draw,
-            position=length,
             seen=seen,
             times=times,
             banned=tuple(sorted(stop_ids | self.stops)) if early else (),

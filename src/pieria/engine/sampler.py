@@ -17,8 +17,11 @@ DTYPES = {"f": torch.float32, "i": torch.int32, "q": torch.int64}
 """By the type codes of arrays, from which tensors are made faster than from lists."""
 
 
-def draw(logits_RV: Tensor, draws: Sequence[Draw]) -> Tensor:
-    """The token of each row, int64 [R]; -1 where the largest of its logits is not finite."""
+def draw(logits_RV: Tensor, draws: Sequence[Draw], positions: Sequence[int]) -> Tensor:
+    """The token of each row, int64 [R]; -1 where the largest of its logits is not finite.
+
+    positions: of the tokens to draw, each in its own sequence.
+    """
     device = logits_RV.device
 
     def column(values: list[float], neutral: float) -> Tensor | None:
@@ -35,7 +38,10 @@ def draw(logits_RV: Tensor, draws: Sequence[Draw]) -> Tensor:
     temperature_R = column([d.temperature for d in draws], 0.0)
     keys_R = top_k_R = top_p_R = min_p_R = None
     if temperature_R is not None:
-        keys = [ops.key(d.seed, d.choice, d.position) if d.temperature else 0 for d in draws]
+        keys = [
+            ops.key(d.seed, d.choice, position) if d.temperature else 0
+            for d, position in zip(draws, positions, strict=True)
+        ]
         top_k = [d.top_k for d in draws]
         keys_R = _tensor("q", keys, device)
         top_k_R = _tensor("q", top_k, device) if any(top_k) else None

@@ -54,7 +54,6 @@ def worst_step(
     first = min(tokens - rows + 1, pages * page_tokens)
     seen = array("i", range(min(prompt_rows, 2)))
     draw = Draw(
-        first,
         seed=1,
         temperature=1.0,
         top_p=0.9,

@@ -130,7 +130,7 @@ def _chunks(traced: Traced, wanted: Sequence[tuple[int, int, bool]]) -> list[Chu
             ((0,) * -(-(start + count) // page),) * tables,
             reads=0 if start else -1,
             writes=0,
-            draw=Draw(start + count, 0) if is_drawn else None,
+            draw=Draw(0) if is_drawn else None,
         )
         for i, (start, count, is_drawn) in enumerate(wanted)
     ]

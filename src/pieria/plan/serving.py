@@ -261,7 +261,7 @@ def _plan(placed: Placed, chunks: Sequence[tuple[int, int]]) -> StepPlan:
                 ((0,) * -(-(start + count) // replica.page_tokens),) * len(replica.windows),
                 reads=0 if start and states else -1,
                 writes=0 if states else -1,
-                draw=Draw(start + count, 0),
+                draw=Draw(0),
             )
             for i, (start, count) in enumerate(chunks)
         )

@@ -64,7 +64,7 @@ def replay(
     def drawn(chunk: Chunk) -> ChunkResult:
         if chunk.draw is None:
             return ChunkResult(chunk.request)
-        at = chunk.draw.position - prompts[chunk.request]
+        at = chunk.end - prompts[chunk.request]
         return ChunkResult(chunk.request, tokens[chunk.request][at])
 
     clock = VirtualTime()

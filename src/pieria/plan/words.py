@@ -38,24 +38,24 @@ class Words:
         """Log-probabilities that were asked for are made up."""
         token = logprob = None
         if chunk.draw is not None:
-            token = self._token(chunk.request, chunk.draw)
+            token = self._token(chunk.request, chunk.draw, chunk.end)
             if chunk.draw.logprobs is not None:
                 logprob = self._report(token, chunk.draw.logprobs)
         reports = tuple(self._report(t, chunk.prompt_logprobs or 0) for t in chunk.targets)
         return ChunkResult(chunk.request, token, logprob, reports)
 
-    def _token(self, request: str, draw: Draw) -> int:
-        begun = self._begun.setdefault(request, draw.position)
+    def _token(self, request: str, draw: Draw, position: int) -> int:
+        begun = self._begun.setdefault(request, position)
         if len(self._begun) > MOST_REQUESTS:
             self._begun.popitem(last=False)
-        made = draw.position - begun
+        made = position - begun
         if made >= 1 and self.stop is not None:
             over = made - self._length(draw)
             if over >= 0 and over % END_AGAIN == 0 and self.stop not in draw.banned:
                 return self.stop
         if self.is_text:
             return self.tokens[(_mixed(draw.seed, draw.choice, 0) + made) % len(self.tokens)]
-        return self.tokens[_mixed(draw.seed, draw.choice, draw.position) % len(self.tokens)]
+        return self.tokens[_mixed(draw.seed, draw.choice, position) % len(self.tokens)]
 
     def _length(self, draw: Draw) -> int:
         """Tokens of this answer: exponentially distributed."""
