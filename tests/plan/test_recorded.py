@@ -132,6 +132,20 @@ def test_host_time_of_replayed_and_other_steps() -> None:
     assert called.run(0.01, 0.0, 100, True, 50, 4)[0] == pytest.approx(eager)
 
 
+def test_a_whole_step_of_one_prompt_is_replayed() -> None:
+    timing = RecordedTiming(RECORD, LARGE, prompt=50)
+
+    def beside(tokens: int, requests: int) -> float:
+        return timing.run(0.0, 0.0, 100, False, tokens, requests)[0]
+
+    assert beside(50, 1) == pytest.approx(2e-3 + 1e-4 + 50 * 1e-6)
+    eager = 100 * 1e-5 + 3e-3 + 2e-4
+    assert beside(49, 1) == pytest.approx(eager + 49 * 1e-6)
+    assert beside(50, 2) == pytest.approx(eager + 2e-4 + 50 * 1e-6)
+    called = RecordedTiming(RECORD, LARGE, replays=False, prompt=50)
+    assert called.run(0.0, 0.0, 100, False, 50, 1)[0] == pytest.approx(eager + 50 * 1e-6)
+
+
 def test_a_model_is_predicted_and_explained_alike() -> None:
     predictor = Predictor(
         preset("qwen3-0.6b").model(), Mesh(), TIMING, PRECISIONS["bfloat16"], practice=PIERIA

@@ -96,7 +96,7 @@ class Workload:
 
 def predicted(config: ModelConfig, load: Load, record: Record) -> tuple[Times, Predictor]:
     """By the scheduler that serves, on a clock that steps' predicted seconds move."""
-    found = predictor(config, record)
+    found = predictor(config, record, SCHEDULER)
     windows = found.layout.windows
     pages = len(windows) * (-(-load.cache_tokens // PAGE_TOKENS))
     replica = Replica(SCHEDULER, pages, PAGE_TOKENS, config.context, windows)

@@ -101,7 +101,7 @@ def _points(made: Record, layers: int, clock: Clock) -> tuple[list[Point], list[
     """Of steps that are replayed, and of others; one of each load."""
     model = described("the host's", {**SMALL, "num_hidden_layers": layers})
     standing = stand(model, made.dtype, SCHEDULER, max(load.cache_tokens for load in LOADS))
-    predicted = predictor(model, made)
+    predicted = predictor(model, made, SCHEDULER)
     replayed, called = [], []
     for load in LOADS:
         timed = _Timed(standing.runner, clock)

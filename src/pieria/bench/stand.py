@@ -93,11 +93,12 @@ def _fill(model: Decoder) -> None:
         setattr(model, name, buffer.to("cpu"))
 
 
-def predictor(config: ModelConfig, record: Record) -> Predictor:
+def predictor(config: ModelConfig, record: Record, scheduler: SchedulerConfig) -> Predictor:
     """Of the same, from what was recorded of the machine."""
     traced = Traced(config, Mesh(), getattr(torch, record.dtype), PAGE_TOKENS)
     precision = PRECISIONS[record.dtype]
-    timing = RecordedTiming(record, weight_bytes(traced, precision, Spread()), _records(traced))
+    weights, most = weight_bytes(traced, precision, Spread()), scheduler.max_num_batched_tokens
+    timing = RecordedTiming(record, weights, _records(traced), most)
     return Predictor(config, Mesh(), timing, precision, practice=PIERIA, page_tokens=PAGE_TOKENS)
 
 

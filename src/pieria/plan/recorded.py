@@ -25,12 +25,14 @@ from pieria.plan.work import Exchange, Experts, Latents, Product, Spans, Stream,
 class RecordedTiming:
     """weights: bytes of the model's, all of which a step reads: as far as they fit, they stay in
     the last cache. replays: steps of one token a request are replayed, as every call in them can be
-    recorded. notes: what was not recorded and what stands in for it; how often it was asked for.
+    recorded, and so are those of `prompt` tokens of one request, as many as a step may have; 0: no
+    such step. notes: what was not recorded and what stands in for it; how often it was asked for.
     """
 
     record: Record
     weights: float
     replays: bool = True
+    prompt: int = 0
     notes: dict[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -84,10 +86,12 @@ class RecordedTiming:
     ) -> tuple[float, list[tuple[str, float]]]:
         """As `Timing.run` has it: a processor launches nothing beside what it computes."""
         host = self.record.host
-        if singles and self.replays:
-            extra = [
-                ("the host, around a recorded step", host.replayed + requests * host.replayed_each)
-            ]
+        is_prompt = requests == 1 and 1 < tokens == self.prompt
+        if self.replays and (singles or is_prompt):
+            around = host.replayed + requests * host.replayed_each
+            # Their places in the cache are found one by one, recorded or not.
+            around += tokens * host.token if is_prompt else 0.0
+            extra = [("the host, around a recorded step", around)]
         else:
             around = host.step + requests * host.each + tokens * host.token
             extra = [("calls", self.launches(kernels)), ("the host, around a step", around)]
