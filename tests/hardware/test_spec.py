@@ -127,6 +127,7 @@ def test_a_link_by_name() -> None:
         {"replay": ONE},
         {"gap": ONE},
         {"power": ONE},
+        {"utilisation": replace(ONE, unit="s")},
         {"flops": {"bf16": ONE}},
     ],
 )

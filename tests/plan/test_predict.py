@@ -132,3 +132,25 @@ def test_presets_name_each_model_once() -> None:
     text = (files("pieria.plan") / "presets.json").read_text(encoding="utf-8")
     names = [name for entry in json.loads(text) for name in entry["names"]]
     assert len(names) == len(set(names))
+
+
+@pytest.mark.parametrize(
+    ("name", "layers"),
+    [
+        ("jiutian-8b", 32),
+        ("jiutian-139moe", 40),
+        ("DeepSeek-V3", 61),
+        ("Kimi-K2-Instruct", 61),
+        ("Kimi-K2.5", 61),
+        ("Qwen3-0.6B", 28),
+        ("Qwen3-32B", 64),
+        ("Qwen3-235B-A22B", 94),
+        ("Llama-3.1-8B-Instruct", 32),
+        ("Llama-3.1-70B", 80),
+        ("Llama-3.1-405B", 126),
+        ("gpt-oss-120b", 36),
+        ("MiniMax-M2.5", 62),
+    ],
+)
+def test_a_preset_is_a_model(name: str, layers: int) -> None:
+    assert len(preset(name).model().layers) == layers

@@ -47,6 +47,7 @@ def device_rows(spec: DeviceSpec) -> list[Row]:
         ("replay of a graph", spec.replay),
         ("each kernel of a graph", spec.gap),
         ("power", spec.power),
+        ("share of the roofline, over an H100's", spec.utilisation),
     )
     rows = [Row(label, what) for label, what in found if what is not None]
     return [*rows, *(row for link in spec.links for row in _link(link, link.name))]

@@ -157,7 +157,9 @@ class DeviceSpec:
     units: how many multiprocessors (or what corresponds to them) it has. launch: seconds from one
     kernel to the next where each is launched by itself and does nothing. replay: seconds that the
     start of a captured graph takes however many kernels it has; gap: seconds that each kernel of
-    one takes that does nothing. power: W at full load, by itself.
+    one takes that does nothing. power: W at full load, by itself. utilisation: what share of its
+    roofline calls are taken to reach, over the share that the same calls were measured to reach on
+    an H100; None where the device's own calls were measured.
     links: what leaves it; `fabric` and `cluster` say where to.
     """
 
@@ -173,6 +175,7 @@ class DeviceSpec:
     replay: Quantity | None = None
     gap: Quantity | None = None
     power: Quantity | None = None
+    utilisation: Quantity | None = None
     links: tuple[Link, ...] = ()
 
     def __post_init__(self) -> None:
@@ -181,6 +184,7 @@ class DeviceSpec:
             ("B/s", (self.bandwidth,)),
             ("s", (self.launch, self.replay, self.gap)),
             ("W", (self.power,)),
+            ("", (self.utilisation,)),
         ):
             _check_unit(self.name, unit, *quantities)
         unknown = set(self.flops) - set(DTYPES)

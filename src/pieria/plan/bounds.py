@@ -12,7 +12,7 @@ T = TypeVar("T")
 
 Side = Literal["worst", "best"]
 
-MORE_IS_BETTER = frozenset({"memory", "cache", "bandwidth", "flops", "efficiency"})
+MORE_IS_BETTER = frozenset({"memory", "cache", "bandwidth", "flops", "efficiency", "utilisation"})
 LESS_IS_BETTER = frozenset({"launch", "replay", "gap", "latency", "switch_latency"})
 
 

@@ -27,7 +27,8 @@ def derivations(report: ServeReport) -> tuple[Derivation, ...]:
             "the time of a call",
             "max(flops / peak, bytes / bandwidth) / reached; `reached` is that same quotient of a"
             " measured table, between its points linear in logarithms",
-            "peaks and bandwidth of the device; tables: the column `from` of the calls",
+            "peaks and bandwidth of the device; where its own calls were not measured, its share of"
+            " the roofline over an H100's; tables: the column `from` of the calls",
         ),
         Derivation(
             "the time of an exchange",

@@ -1,7 +1,8 @@
 """Utilisation of a device by operator, dtype and shape: roofline time / measured time.
 
 Knows measured tables and the devices that they were made on. A device without tables of its own is
-given those of the one it is most like, with its name in `notes`. Does not know models.
+given those of an H100, times what its spec says of its utilisation; `notes` say so. Does not know
+models.
 """
 
 from collections.abc import Callable, Sequence
@@ -75,6 +76,11 @@ class Surfaces:
         self.roof = Roof(catalog.device(self.like))
         self.tables = load(SYSTEMS[self.like])
         self._made: dict[Any, Grid] = {}
+        self._measured = self if self.is_measured else Surfaces(self.roof.device)
+        stated = self.device.utilisation
+        self._share = 1.0 if stated is None else stated.value
+        if stated is not None:
+            self.note(f"share of the roofline, over that on {self.roof.device.name}: {stated}")
 
     def _table(self, name: str) -> tuple[Table, Roof]:
         """And the least times of the device it was measured on: the reference, if no other."""
@@ -95,7 +101,7 @@ class Surfaces:
             width = WEIGHT_BYTES[dtype]
             size = width * n * k + 2.0 * m * (n + k)
             roof = self.roof.seconds(2.0 * m * n * k, size, PEAKS.get(dtype, "bfloat16"))
-            return Grid(table.axes, roof / table.seconds[table.keys.index((dtype,))])
+            return self._carried(table, roof / table.seconds[table.keys.index((dtype,))])
 
         return self._once(("product", dtype), make)
 
@@ -127,7 +133,7 @@ class Surfaces:
             flops = 4.0 * h * d * requests * pairs
             moved = 2.0 * g * d * read * kv_bytes + 4.0 * h * d * queries
             roof = least.seconds(flops, moved, "bfloat16")
-            return Grid(table.axes, roof / table.seconds[table.keys.index(key)])
+            return self._carried(table, roof / table.seconds[table.keys.index(key)])
 
         return self._once((phase, key), make)
 
@@ -161,7 +167,7 @@ class Surfaces:
             (tokens,) = table.axes
             flops, moved = experts_cost(tokens, found, WEIGHT_BYTES[dtype], 2.0, routing)
             roof = self.roof.seconds(flops, moved, PEAKS.get(dtype, "bfloat16"))
-            return Grid(table.axes, roof / table.seconds[table.keys.index(key)])
+            return self._carried(table, roof / table.seconds[table.keys.index(key)])
 
         return self._once(("moe", key), make), (top / total) / (found[2] / found[4])
 
@@ -190,12 +196,12 @@ class Surfaces:
             else:
                 flops = 2.0 * h * (576 + 512) * requests * context
                 moved = 576.0 * kv_bytes * requests * context + 2.0 * h * (576 + 512) * requests
-            return Grid(table.axes, self.roof.seconds(flops, moved, "bfloat16") / rest)
+            return self._carried(table, self.roof.seconds(flops, moved, "bfloat16") / rest)
 
         return self._once((f"mla_{phase}", key), make)
 
     def _around_latents(self, tokens: Array, heads: int, precision: str) -> Array:
-        """Seconds of what else DeepSeek-V3's mixer does on this device."""
+        """Seconds of what else DeepSeek-V3's mixer does on the device it was measured on."""
         total = np.zeros_like(tokens)
         for inner, outer, weight in (
             (7168, 1536 + 576, precision),
@@ -209,10 +215,14 @@ class Surfaces:
             roof = self.roof.seconds(
                 2.0 * tokens * inner * outer, size, PEAKS.get(dtype, "bfloat16")
             )
-            total = total + roof / self.product(weight)(tokens, outer, inner)
+            total = total + roof / self._measured.product(weight)(tokens, outer, inner)
         for width in (2 * 1536, 2 * 512, 2 * (heads * 64 + 64), 2 * 576):
             total = total + stream_seconds(2.0 * tokens * width, self.roof.bandwidth)
         return total
+
+    def _carried(self, table: Table, reached: Array) -> Grid:
+        """This device's, from what was reached where the table was made: at most the roof."""
+        return Grid(table.axes, np.minimum(reached * self._share, np.maximum(reached, 1.0)))
 
     def _once(self, key: Any, make: Callable[[], Grid]) -> Grid:
         if key not in self._made:

@@ -5,7 +5,7 @@ from dataclasses import replace
 from pieria.hardware.cluster import ClusterSpec
 from pieria.hardware.fabric import Fabric
 from pieria.hardware.spec import DeviceSpec, Quantity
-from pieria.hardware.specs.launch import GAP, LAUNCH, REPLAY
+from pieria.hardware.specs.launch import AS_H100, GAP, LAUNCH, REPLAY
 from pieria.hardware.specs.links import NVLINK3, PCIE4, host_bridges, infiniband, nic, nvswitch
 from pieria.hardware.specs.quote import GIB, MIB, assumed, draw, said, tera
 
@@ -38,6 +38,7 @@ A100_SXM_80 = DeviceSpec(
     replay=REPLAY,
     gap=GAP,
     power=draw(400, SHEET),
+    utilisation=AS_H100,
     links=(NVLINK3, PCIE4),
 )
 A100_SXM_40 = replace(

@@ -6,6 +6,7 @@ One 910C is two dies in a package, which its software sees as two devices; here 
 from pieria.hardware.cluster import ClusterSpec
 from pieria.hardware.fabric import Fabric
 from pieria.hardware.spec import DeviceSpec, Fact, Link, Quantity
+from pieria.hardware.specs.launch import AS_H100
 from pieria.hardware.specs.links import PCIE5, nic, roce
 from pieria.hardware.specs.quote import GIB, assumed, draw, no, said, tera
 
@@ -49,6 +50,7 @@ ASCEND_910C = DeviceSpec(
     },
     units=said(48, "", f"{PAPER}: 24 cube cores on each die"),
     power=assumed(750, 600, 900, "W", "not published; two dies of the kind of 910B (310 to 400 W)"),
+    utilisation=AS_H100,
     links=(UB, PCIE5),
 )
 

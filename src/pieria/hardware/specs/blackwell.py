@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from pieria.hardware.cluster import ClusterSpec
 from pieria.hardware.spec import DeviceSpec, Quantity
-from pieria.hardware.specs.launch import GAP, LAUNCH, REPLAY
+from pieria.hardware.specs.launch import AS_H100, GAP, LAUNCH, REPLAY
 from pieria.hardware.specs.links import NVLINK5, PCIE5, PCIE6, infiniband, nic, nvswitch
 from pieria.hardware.specs.quote import MIB, assumed, draw, said, tera
 
@@ -37,6 +37,7 @@ B200 = DeviceSpec(
     replay=REPLAY,
     gap=GAP,
     power=draw(1000, SHEET),
+    utilisation=AS_H100,
     links=(NVLINK5, PCIE6),
 )
 B300 = replace(

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from pieria.hardware.cluster import ClusterSpec
 from pieria.hardware.spec import DeviceSpec, Link, Quantity
-from pieria.hardware.specs.launch import GAP, LAUNCH, REPLAY
+from pieria.hardware.specs.launch import AS_H100, GAP, LAUNCH, REPLAY
 from pieria.hardware.specs.links import (
     NVLINK4,
     NVLINK4_H800,
@@ -62,6 +62,7 @@ H800 = replace(
     memory=assumed(81089 * MIB, 81000 * MIB, 81920 * MIB, "B", "an H100's; 80 GB are published"),
     bandwidth=said(3.35e12, "B/s", "philisun.com on H800 and H100: as H100"),
     flops={**FULL, **tera("aiwiki.ai/wiki/nvidia_h800, philisun.com: 1 TFLOPS", float64=1.0)},
+    utilisation=AS_H100,
     links=(NVLINK4_H800, PCIE5),
 )
 H20 = replace(
@@ -82,6 +83,7 @@ H20 = replace(
     ),
     units=said(78, "", PROPERTIES),
     power=draw(400, "willitrunai.com on H20"),
+    utilisation=AS_H100,
 )
 
 DEVICES = {"h100": H100, "h200": H200, "h800": H800, "h20": H20}

@@ -1,4 +1,6 @@
-"""What starting kernels takes on NVIDIA's cards: the same for all, for want of measurements."""
+"""What starting kernels takes on NVIDIA's cards, and what calls reach on cards whose calls nobody
+measured: the same for all, for want of measurements.
+"""
 
 from pieria.hardware.specs.quote import assumed, said
 
@@ -25,4 +27,13 @@ GAP = assumed(
     "s",
     "0.58 us a kernel of an empty graph on an RTX 5070 Ti laptop (github.com/ahrefs/ocannl, issue"
     " 488); 1.2 us is what an H100 takes for a null kernel (arXiv 2504.11750)",
+)
+
+AS_H100 = assumed(
+    1.0,
+    0.7,
+    1.2,
+    "",
+    "not measured: as an H100's; of those, an H200's products and attention reach 0.69 to 1.16"
+    " (tables of aiconfigurator), and an S5000's 0.77 to 1.2",
 )

@@ -2,7 +2,7 @@
 
 from pieria.hardware.cluster import ClusterSpec
 from pieria.hardware.spec import DeviceSpec, Link, Quantity
-from pieria.hardware.specs.launch import GAP, LAUNCH, REPLAY
+from pieria.hardware.specs.launch import AS_H100, GAP, LAUNCH, REPLAY
 from pieria.hardware.specs.links import PCIE4, PCIE5, host_bridges, nic, roce
 from pieria.hardware.specs.quote import GIB, MIB, assumed, draw, said
 
@@ -44,6 +44,7 @@ RTX_4090 = DeviceSpec(
     replay=REPLAY,
     gap=GAP,
     power=draw(450, ADA),
+    utilisation=AS_H100,
     links=(PCIE4,),
 )
 RTX_PRO_6000 = DeviceSpec(
@@ -83,6 +84,7 @@ RTX_PRO_6000 = DeviceSpec(
     replay=REPLAY,
     gap=GAP,
     power=said(600, "W", "the Server Edition's data sheet, 400 to 600 W", low=400),
+    utilisation=AS_H100,
     links=(PCIE5,),
 )
 
