@@ -1,12 +1,14 @@
 """Seats and turns between tenants, and counts that are set right when nothing is to be done."""
 
 import logging
+from collections.abc import Callable
 
 import pytest
 
 from pieria.engine.engine import Engine
 from pieria.engine.messages import Add
 from pieria.engine.prefix_cache import PrefixCache
+from pieria.engine.request import Request
 from pieria.engine.sampling_params import SamplingParams
 from pieria.engine.scheduler import Scheduler, SchedulerConfig
 from tests.engine.toy import ToyRunner, alone
@@ -85,7 +87,28 @@ def test_priority_goes_before_shares() -> None:
     assert order == ["running", "high"]
 
 
-def test_what_does_not_agree_is_set_right_and_told(caplog: pytest.LogCaptureFixture) -> None:
+def lost_pages(scheduler: Scheduler) -> None:
+    scheduler.cache.pages.take(3)
+
+
+def page_without_tokens(scheduler: Scheduler) -> None:
+    scheduler.cache._of_page.popitem()
+
+
+def seat_of_nobody(scheduler: Scheduler) -> None:
+    next(iter(scheduler._waiting._accounts.values())).running += 1
+
+
+def request_that_is_gone(scheduler: Scheduler) -> None:
+    scheduler._running.append(Request(add("ghost", "t"), 0))
+
+
+@pytest.mark.parametrize(
+    "damage", [lost_pages, page_without_tokens, seat_of_nobody, request_that_is_gone]
+)
+def test_what_does_not_agree_is_set_right_and_told(
+    damage: Callable[[Scheduler], None], caplog: pytest.LogCaptureFixture
+) -> None:
     made = engine()
     made.add(add("a", "t", max_tokens=12))
     while not made.idle:
@@ -95,13 +118,11 @@ def test_what_does_not_agree_is_set_right_and_told(caplog: pytest.LogCaptureFixt
     made.add(add("b", "t", max_tokens=2))
     while not made.idle:
         made.step()
-    made.scheduler.cache.pages.take(3)  # held by nobody who is there
+    damage(made.scheduler)
     with caplog.at_level(logging.ERROR):
         made.rest()
     assert made.stats.repairs == 1 and made.stats.pages_held == 0
     assert "do not agree" in caplog.text and "b came" in caplog.text
-    made.rest()
-    assert made.stats.repairs == 1
     message = add("c", "t", max_tokens=6)
     made.add(message)
     tokens: list[int] = []
@@ -109,4 +130,6 @@ def test_what_does_not_agree_is_set_right_and_told(caplog: pytest.LogCaptureFixt
         for output in made.step():
             tokens += output.tokens
     assert tokens == alone(message, NO_STOPS).tokens
+    made.rest()
+    assert made.stats.repairs == 1
     made.scheduler.check()

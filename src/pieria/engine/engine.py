@@ -78,6 +78,10 @@ class Engine:
         queued = self._queued(plan) if self._arrived else {}
         result = self._run(plan)
         outputs = self.scheduler.commit(plan, result)
+        if self._arrived:  # those that wait still, but for who ended before a step had it
+            for output in outputs:
+                if output.finish_reason is not None:
+                    self._arrived.pop(output.id, None)
         if queued:
             outputs = [replace(output, queued_seconds=queued.get(output.id)) for output in outputs]
         return self._untold.due(outputs)

@@ -96,9 +96,8 @@ class Scheduler:
         self._requests: dict[str, Request] = {}
         # In the order of `_rank`.
         self._running: list[Request] = []
-        urgent = self._policy is priority
-        self._waiting = Tenants(self._rank, lambda r: r.add.priority if urgent else 0)
-        self._shares_seats = not urgent
+        self._waiting = self._no_tenants()
+        self._shares_seats = self._policy is not priority
         self._arrivals = 0
         self._failed: list[Output] = []
         self._events: deque[str] = deque(maxlen=EVENTS)
@@ -235,7 +234,7 @@ class Scheduler:
         self._unchecked = False
         try:
             self.check()
-        except (AssertionError, LookupError) as error:
+        except Exception as error:  # whatever counting trips over is wrong
             self._repairs += 1
             log.error(
                 "pages, states and requests do not agree (%s); all that was cached is forgotten."
@@ -247,6 +246,7 @@ class Scheduler:
             cache = self.cache
             counts = cache.pages.count, cache.page_tokens, cache.enabled
             self.cache = PrefixCache(*counts, cache.windows, cache.states.count)
+            self._running, self._waiting = [], self._no_tenants()
 
     def check(self) -> None:
         """Requests, pages and the prefix tree agree; AssertionError otherwise. Between steps."""
@@ -275,6 +275,10 @@ class Scheduler:
         assert holders == self.cache.pages._holders
         assert state_holders == self.cache.states._holders
         assert not any(r.tables or r.states or r.computed for r in self._waiting)
+
+    def _no_tenants(self) -> Tenants:
+        urgent = self._policy is priority
+        return Tenants(self._rank, lambda r: r.add.priority if urgent else 0)
 
     def _has_room(self, budget: int) -> bool:
         """Whether one more request may find a seat, a token and pages.
