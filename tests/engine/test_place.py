@@ -23,6 +23,7 @@ from pieria.models.cache_spec import Array, CacheSpec
 from pieria.models.checkpoint import Checkpoint, open_checkpoint
 from pieria.parallel.mesh import Mesh
 from tests.models import tiny
+from tests.ops.harness import only
 
 
 @pytest.fixture(scope="module")
@@ -84,6 +85,25 @@ def test_a_checkpoint_is_placed_and_runs(folder: Path) -> None:
     [result] = prepared.runner.run(plan).chunks
     assert result.token == int(tiny.logits(tiny.model("Llama"), torch.tensor(tokens))[-1].argmax())
     prepared.runner.close()
+
+
+def test_a_long_step_gives_signs_of_life(folder: Path) -> None:
+    """Computed and replayed: an engine in the midst of a long prompt must not look hung."""
+    with only("cpu", "torch"):
+        scheduler = {"max_num_seqs": 1, "max_num_batched_tokens": 32}
+        prepared = place(settings(folder, scheduler), Mesh())
+        assert isinstance(prepared.runner, DeviceRunner) and prepared.watch is not None
+        beats: list[int] = []
+        prepared.watch(lambda: beats.append(1))
+        plan = StepPlan((Chunk("a", 0, tuple(range(3, 35)), ((0, 1),)),))
+        counted = []
+        for _ in range(3):
+            beats.clear()
+            prepared.runner.run(plan)
+            counted.append(len(beats))
+        assert prepared.runner.captured is not None
+        assert prepared.runner.captured.prompt is not None
+        assert counted[0] == 3 and min(counted[1:]) >= 2
 
 
 def test_options_reach_what_they_are_for(folder: Path) -> None:

@@ -33,7 +33,7 @@ class Recording(Protocol):
     obstacle: str | None
     at: int
 
-    def replay(self) -> None: ...
+    def replay(self, beat: Callable[[], None] | None = None) -> None: ...
 
 
 Record = Callable[[Any, Callable[[], int]], AbstractContextManager[Recording]]
@@ -140,7 +140,9 @@ class Captured:
         step.
 
         steps: those recorded so far, by their rows. prompt: the one of a prompt, once there is one.
+        beat: called now and then while a prompt's is replayed, which may take minutes.
         """
+        self.beat: Callable[[], None] | None = None
         self.model = model
         self._sizes = sizes(most)
         self.steps: dict[int, Step] = {}
@@ -205,7 +207,7 @@ class Captured:
             step = Step(1, [chunk], *self._shape, self._caches, self._tables, tokens)
         step.fill([chunk])
         if step.recording is not None:
-            step.recording.replay()
+            step.recording.replay(self.beat)
         else:
             # No trace of the calls: it would keep all that they make, where it can be used again.
             with self._record(self._arena, lambda: 0) as recording:

@@ -88,14 +88,10 @@ def place(settings: dict[str, Any], mesh: Mesh) -> Prepared:
         if resolve.kept(took) > resolve.ACTIVATION_BYTES:
             sizes = sized(need)
             caches = allocate(arranged, stage, sizes.pages, sizes.states, config.block_size, device)
+    steps = captured(model, caches, tables, config, scheduler, sizes.max_model_len, device)
     return Prepared(
         runner=DeviceRunner(
-            model,
-            caches,
-            tables,
-            config.block_size,
-            device.torch_device,
-            captured(model, caches, tables, config, scheduler, sizes.max_model_len, device),
+            model, caches, tables, config.block_size, device.torch_device, steps
         ),
         pages=sizes.pages,
         page_tokens=config.block_size,
@@ -115,7 +111,7 @@ def place(settings: dict[str, Any], mesh: Mesh) -> Prepared:
         ),
         windows=arranged.windows,
         states=sizes.states,
-        watch=partial(_watch, model),
+        watch=partial(_watch, model, steps),
     )
 
 
@@ -161,8 +157,10 @@ def promise(
     return (Decision("memory", format_size(program + need.weights + cache + steps), why),)
 
 
-def _watch(model: Decoder, beat: Callable[[], None]) -> None:
+def _watch(model: Decoder, steps: Captured | None, beat: Callable[[], None]) -> None:
     """Call `beat` at every layer: a step of a long prompt may take minutes, and is no hang."""
+    if steps is not None:
+        steps.beat = beat
     for layer in model.layers.values():
         layer.register_forward_pre_hook(lambda *_: beat())
 

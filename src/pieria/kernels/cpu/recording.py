@@ -19,6 +19,9 @@ ALLOCATIONS = ("empty", "empty_like", "new_empty")
 ALIGNMENT = 64
 BLOCK_BYTES = 4 << 20
 
+PART = 16
+"""Calls from one sign of life to the next: a layer or two."""
+
 
 class Arena:
     """Memory for what steps make on the way. Recorded steps share it, as one runs at a time.
@@ -101,8 +104,11 @@ class Recording(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __len__(self) -> int:
         return len(self._calls)
 
-    def replay(self) -> None:
-        """Make the calls again, in one call and without the interpreter's lock."""
+    def replay(self, beat: Callable[[], None] | None = None) -> None:
+        """Make the calls again, in one call and without the interpreter's lock.
+
+        beat: called after every `PART` of them, which are then a call each.
+        """
         assert self.obstacle is None, f"{self.obstacle} was not recorded"
         if self._program is None:
             texts = [ctypes.create_string_buffer(a, len(a)) for _, a in self._calls]
@@ -113,7 +119,13 @@ class Recording(TorchDispatchMode):  # type: ignore[no-untyped-call]
             ]
             self._program = (ctypes.c_void_p * len(entries))(*entries)
             self._kept.append(texts)
-        self._library.functions.pieria_replay(self._program, len(self._calls))
+        calls = len(self._calls)
+        part = calls if beat is None else PART
+        for at in range(0, calls, part):
+            begin = ctypes.byref(self._program, at * 2 * ctypes.sizeof(ctypes.c_void_p))
+            self._library.functions.pieria_replay(begin, min(part, calls - at))
+            if beat is not None:
+                beat()
 
 
 def _shares(out: Any, x: Tensor) -> bool:
