@@ -64,6 +64,7 @@ TORCH_FREE = (
     "engine.scheduler",
     "engine.tenants",
     "engine.text",
+    "engine.throughput",
     "hardware.catalog",
     "hardware.listing",
     "models.catalog",

@@ -103,6 +103,7 @@ def measured() -> set[str]:
     class Engine:
         stats = Stats()
         restarts = 0
+        tokens_per_second = 0.0
 
     toy = Toy()
     metrics = Metrics("toy", Engine())

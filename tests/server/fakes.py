@@ -94,6 +94,7 @@ class FakeClient:
         self.live: set[str] = set()
         self.commands: list[tuple[str, str]] = []
         self.restarts = 0
+        self.tokens_per_second = 0.0
         self.restarting = False
         self.timeout_seconds: float | None = None
 

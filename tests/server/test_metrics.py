@@ -27,6 +27,7 @@ class Engine:
         repairs=1,
     )
     restarts = 5
+    tokens_per_second = 12.5
 
 
 def samples(metrics: Metrics) -> dict[str, float]:
@@ -48,6 +49,7 @@ def test_engine_figures_are_read_when_asked_for() -> None:
         "pieria:num_requests_running": 3,
         "pieria:num_requests_waiting": 2,
         "pieria:engine_restarts_total": 5,
+        "pieria:generation_throughput": 12.5,
         "pieria:cache_repairs_total": 1,
         "pieria:kv_cache_usage_perc": 0.75,
         "pieria:kv_cache_reusable_perc": 0.125,
@@ -101,8 +103,10 @@ request_time_per_output_token_seconds_bucket
 """
 SGLANG_BOARD = """
 cache_hit_rate e2e_request_latency_seconds_bucket e2e_request_latency_seconds_count
-generation_tokens_total inter_token_latency_seconds_bucket num_queue_reqs num_running_reqs
-prompt_tokens_total time_to_first_token_seconds_bucket token_usage
+e2e_request_latency_seconds_sum gen_throughput generation_tokens_total
+inter_token_latency_seconds_bucket num_queue_reqs num_running_reqs prompt_tokens_total
+time_to_first_token_seconds_bucket time_to_first_token_seconds_count time_to_first_token_seconds_sum
+token_usage
 """
 
 
@@ -121,6 +125,7 @@ def test_boards_of_others_find_their_names() -> None:
         assert {f"{prefix}:{name}" for name in board.split()} <= names.keys()
     assert names["vllm:num_requests_running"] == names["sglang:num_running_reqs"] == 3
     assert names["sglang:cache_hit_rate"] == 0.25
+    assert names["sglang:gen_throughput"] == 12.5
     assert names["vllm:time_to_first_token_seconds_sum"] == 0.3
     declared = [line.split()[2] for line in text.splitlines() if line.startswith("# TYPE")]
     assert len(declared) == len(set(declared)), "no name is declared twice"

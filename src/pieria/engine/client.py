@@ -36,6 +36,7 @@ from pieria.engine.messages import (
     Start,
     Stats,
 )
+from pieria.engine.throughput import Throughput
 
 CLOSE_SECONDS = 5.0
 """How long an engine has to end by itself, and then its process or thread."""
@@ -105,6 +106,7 @@ class EngineClient:
         self._last_progress = clock.now()
         self._past = Stats()
         self._latest = Stats()
+        self._throughput = Throughput(clock)
         self.restarts = 0
         self.failure: str | None = None
         self.refused = False
@@ -146,6 +148,11 @@ class EngineClient:
     def stats(self) -> Stats:
         """The latest known; counters go on from one engine to the next."""
         return self._past.then(self._latest) if self.restarts else self._latest
+
+    @property
+    def tokens_per_second(self) -> float:
+        """Generated lately, for all requests together."""
+        return self._throughput.per_second
 
     async def wait_ready(self) -> Ready:
         """When the engine can take requests for the first time.
@@ -374,6 +381,7 @@ class EngineClient:
             return
         self._last_progress = self._clock.now()
         self._latest = message.stats
+        self._throughput.add(self._past.generated_tokens + message.stats.generated_tokens)
         if isinstance(message, Ready):
             if not self._ready.done():
                 self._ready.set_result(message)

@@ -37,6 +37,7 @@ SGLANG = {
     "num_requests_waiting": "num_queue_reqs",
     "kv_cache_usage_perc": "token_usage",
     "prefix_cache_hit_rate": "cache_hit_rate",
+    "generation_throughput": "gen_throughput",
     "prompt_tokens": "prompt_tokens",
     "generation_tokens": "generation_tokens",
     "time_to_first_token_seconds": "time_to_first_token_seconds",

@@ -49,6 +49,9 @@ class HasStats(Protocol):
     @property
     def restarts(self) -> int: ...
 
+    @property
+    def tokens_per_second(self) -> float: ...
+
 
 class Metrics:
     """All measurements of one server, in a registry of its own."""
@@ -196,6 +199,11 @@ class _EngineFigures(Collector):
                 "prefix_cache_hit_rate",
                 "Share of prompt tokens that were found in the cache, since the start.",
                 stats.prefix_hits / max(1, stats.prefix_queries),
+            ),
+            (
+                "generation_throughput",
+                "Tokens generated a second, over the latest seconds.",
+                self._engine.tokens_per_second,
             ),
         ):
             gauge = GaugeMetricFamily(f"pieria:{name}", about, labels=["model_name"])
