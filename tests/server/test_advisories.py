@@ -1,26 +1,33 @@
 """What broke other servers, each under the name it is known by.
 
-Rules that a whole class of them breaks are held elsewhere too: nothing is unpickled or evaluated
-(tests/test_imports.py), damaged model files (tests/models), template sandboxes (same).
+Those of model files are in tests/models/test_advisories.py. Rules that a whole class of them breaks
+are held elsewhere too: nothing is unpickled or evaluated (tests/test_imports.py), damaged model
+files (tests/models), template sandboxes (same).
 """
 
 import ast
+import builtins
 import json
 import logging
+import os
 import socket
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import httpx
 import pytest
 
+from pieria.engine.black_box import BlackBox
+from pieria.engine.prefix_cache import PrefixCache
 from pieria.models.chat_template import ChatTemplate
 from pieria.server import chat as chat_module
-from pieria.server import listen
+from pieria.server import keys, listen
 from pieria.server.api import ROUTES
 from pieria.server.schema import ChatRequest, CompletionRequest
 from tests.server.fakes import LiveServer, Toy, chat
 from tests.server.test_edge import Caller, echo
+from tests.server.test_serve import raw
 
 SOURCE = Path(__file__).parents[2] / "src" / "pieria"
 CHAT, TEXT = "/v1/chat/completions", "/v1/completions"
@@ -44,7 +51,8 @@ def imported(folder: Path) -> set[str]:
 
 
 def test_shadow_mq_cve_2024_50050_cve_2025_30165_cve_2026_3059_pickle_between_processes() -> None:
-    """And CVE-2026-7301, CVE-2025-32444, CVE-2025-47277, CVE-2025-10164, CVE-2025-62164."""
+    """And CVE-2026-3060, CVE-2026-3989, CVE-2026-7301, CVE-2025-10164 with its bypass (SGLang),
+    CVE-2025-32444, CVE-2025-29783, CVE-2025-47277 (vLLM), issue 4698 (LMDeploy)."""
     found = imported(SOURCE)
     assert not {
         name for name in found if name.split(".")[0] in {"pickle", "zmq", "dill", "cloudpickle"}
@@ -64,6 +72,14 @@ def test_shadow_mq_cve_2024_50050_cve_2025_30165_cve_2026_3059_pickle_between_pr
         "server/listen.py",
         "engine/ranks.py",
     }
+
+
+@pytest.mark.parametrize("path", [CHAT, TEXT])
+@pytest.mark.parametrize("name", ["prompt_embeds", "input_embeds", "image_data", "lora_path"])
+async def test_cve_2025_62164_no_tensor_comes_from_a_request(path: str, name: str) -> None:
+    body = chat() if path == CHAT else {"model": "toy", "prompt": "x"}
+    got = await answer(path, {**body, name: "gASVAAAAAAAAAAAu"})
+    assert (got.status_code, got.json()["error"]["param"]) == (400, name)
 
 
 def test_cve_2025_30202_listening_on_all_interfaces() -> None:
@@ -186,11 +202,13 @@ def test_cve_2025_48956_a_huge_header_is_not_kept() -> None:
         {"guided_regex": "(a+)+$"},
         {"guided_json": {"type": "nonsense"}},
         {"structured_outputs": {"grammar": "(" * 10**4}},
+        {"structural_tag": {"structures": [{"schema": {"$ref": "#"}}]}},
     ],
 )
 async def test_cve_2025_48942_cve_2025_48943_cve_2025_48944_grammars_are_refused_by_name(
     fields: dict[str, Any],
 ) -> None:
+    """And xgrammar's GHSA-9q5r-wfvf-rr7f."""
     got = await answer(CHAT, chat(**fields))
     assert (got.status_code, got.json()["error"]["param"]) == (400, next(iter(fields)))
 
@@ -232,10 +250,23 @@ def test_cve_2026_48746_the_matched_route_decides_and_each_has_its_scope() -> No
     assert {route.path for route in ROUTES if route.access == "public"} == {"/health", "/ready"}
 
 
-async def test_cve_2025_59425_keys_are_compared_as_digests() -> None:
-    caller = Caller(echo, b"{}")
-    await caller.call({"authorization": "Bearer " + "k" * 10**4})
-    assert caller.status == 401
+@pytest.mark.parametrize(("sent", "status"), [("k", 200), ("k" * 10**4, 401), ("", 401)])
+async def test_cve_2025_59425_keys_are_compared_as_digests(
+    sent: str, status: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compared: list[tuple[int, int]] = []
+    compare = keys.hmac.compare_digest
+
+    def watched(given: bytes, known: bytes) -> bool:
+        compared.append((len(given), len(known)))
+        return compare(given, known)
+
+    monkeypatch.setattr(keys.hmac, "compare_digest", watched)
+    caller = Caller(echo, b"{}", api_key=("other", "k", "third"))
+    await caller.call({"authorization": f"Bearer {sent}"})
+    assert caller.status == status
+    # Every one in full, also after the right one was found.
+    assert compared and set(compared) == {(32, 32)} and len(compared) % 3 == 0
 
 
 async def test_cve_2025_46570_prefix_hits_are_each_keys_own() -> None:
@@ -246,6 +277,68 @@ async def test_cve_2025_46570_prefix_hits_are_each_keys_own() -> None:
     first, second = toy.client.adds
     assert first.tokens == second.tokens
     assert first.salt != second.salt
+
+
+@pytest.mark.parametrize("apart", [2**61 - 1, 2**62 - 2])
+def test_cve_2025_25183_tokens_of_one_hash_are_told_apart(apart: int) -> None:
+    cache = PrefixCache(8, 2)
+    tokens = (1, 2, 3, 4, 5)
+    others = tuple(token + apart for token in tokens)
+    assert hash(tokens) == hash(others)
+    (table,) = cache.match(("", ""), tokens).tables
+    cache.extend([table], 2)
+    cache.publish(("", ""), tokens, [table], 0, 2)
+    assert cache.matched_tokens(("", ""), tokens) == 4
+    assert cache.matched_tokens(("", ""), others) == 0
+
+
+def test_cve_2025_23310_cve_2025_23311_many_small_chunks() -> None:
+    """What came in a chunk must take no more than that, however many there are."""
+    body = json.dumps({"model": "toy", "prompt": " " * 3000}).encode()
+    head = f"POST {TEXT} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
+    head += "transfer-encoding: chunked\r\n\r\n"
+    with LiveServer(Toy()) as live, httpx.Client(base_url=live.url) as http:
+        pieces = (body[at : at + 1] for at in range(len(body)))
+        got = http.post(TEXT, content=pieces, headers={"content-type": "application/json"})
+        assert got.status_code == 200
+        for sizes in (b"7fffffffffffffff\r\n{", b"-1\r\n{", b"1" * 10**5):
+            refused = raw(live, head.encode() + sizes)
+            assert refused == b"" or refused.startswith(b"HTTP/1.1 400 ")
+        assert http.get("/health").status_code == 200
+
+
+@pytest.mark.parametrize(
+    "name", ["../../../../etc/passwd", "/etc/passwd", "file:///etc/passwd", "..\\..\\x", "toy/../x"]
+)
+async def test_cve_2026_24208_no_name_in_a_request_is_a_path(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with Toy().http() as http:
+        for function in ("open", "stat", "scandir", "listdir"):
+            monkeypatch.setattr(os, function, _refuse)
+        monkeypatch.setattr(builtins, "open", _refuse)
+        found = [
+            await http.post(CHAT, json=chat(model=name)),
+            await http.post("/tokenize", json={"model": name, "prompt": "x"}),
+            await http.get("/v1/models/" + quote(name, safe="")),
+        ]
+        kept = await http.post(CHAT, json=chat(cache_salt=name))
+        monkeypatch.undo()
+    assert [got.status_code for got in found] == [404] * 3
+    assert {got.json()["error"]["code"] for got in found} == {"model_not_found"}
+    assert kept.status_code == 200
+
+
+def test_cve_2025_23320_cve_2025_23334_what_processes_share_has_no_name() -> None:
+    """And CVE-2025-33201."""
+    before = sorted(os.listdir("/dev/shm"))
+    _, descriptor = BlackBox.shared()
+    try:
+        assert os.readlink(f"/proc/self/fd/{descriptor}").startswith("/memfd:")
+        assert sorted(os.listdir("/dev/shm")) == before
+    finally:
+        os.close(descriptor)
+    assert not {name for name in imported(SOURCE) if name.endswith("shared_memory")}
 
 
 async def test_cve_2025_23319_cve_2026_22778_errors_tell_nothing_of_the_inside() -> None:
