@@ -14,10 +14,10 @@ import psutil
 import pytest
 
 from pieria.clock import RealTime
+from pieria.engine import child, in_flight, process
 from pieria.engine import client as client_module
-from pieria.engine import in_flight, process
 from pieria.engine.black_box import BlackBox
-from pieria.engine.cause import EngineDead
+from pieria.engine.cause import SHORT, EngineDead
 from pieria.engine.child import Child, End
 from pieria.engine.client import EngineClient, TimedOut
 from pieria.engine.link import BlockingLink, pack
@@ -446,6 +446,7 @@ async def test_what_a_killed_engine_had_goes_on(
             assert [p for o in news for p in o.prompt_logprobs] == wanted.prompt_logprobs
             assert [o.finish_reason for o in news][-1] == wanted.finish_reason
         assert client.stats.generated_tokens >= 300
+        assert client.tokens_per_second > 0
         assert client.stats.pages_held == 0 and client.in_flight == 0
     assert engine_processes() == []
 
@@ -462,6 +463,20 @@ async def test_requests_that_come_while_there_is_no_engine_are_kept(
         story = await news_of(client, message)
         assert tokens_of(story["a"]) == alone(message, frozenset({STOP})).tokens
         gone.cancel()
+
+
+async def test_where_an_engine_was_killed_for_want_of_memory_the_log_says_what_to_change(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.chdir(ROOT)
+    async with engine(EngineClient.start_process) as client:
+        kill()
+        await replaced(client)
+        assert SHORT not in caplog.text
+        monkeypatch.setattr(child, "oom_kills", lambda: None)
+        kill()
+        await replaced(client, 2)
+    assert SHORT in caplog.text
 
 
 async def test_an_engine_that_hangs_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""The engine's step: what fails, what is told of it, and what is left of who ends without a step."""
+"""The engine's step: what fails, what is told of it, what is left of who ends without one."""
 
 import logging
 

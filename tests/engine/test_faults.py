@@ -1,8 +1,10 @@
 """Whatever fails while one request is looked at ends that request alone, and says what it was."""
 
+import ast
 import math
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
+from pathlib import Path
 
 import pytest
 import torch
@@ -82,6 +84,23 @@ def test_logits_that_are_not_finite_end_one_request(
     assert made.struck == 1
     assert news[-1].error == "the model's logits are not finite"
     assert len(real.tokens_of(news)) == at - 1
+
+
+def test_only_what_keeps_state_asserts() -> None:
+    """What a request says is checked with errors, by those who take it: they assert nothing."""
+    found = {
+        path.name
+        for path in (Path(real.__file__).parents[2] / "src/pieria/engine").glob("*.py")
+        if any(isinstance(node, ast.Assert) for node in ast.walk(ast.parse(path.read_text())))
+    }
+    cache = {"pages.py", "prefix_cache.py", "batch.py"}
+    assert found <= cache | {
+        "scheduler.py",
+        "tenants.py",
+        "client.py",
+        "in_flight.py",
+        "capture.py",
+    }
 
 
 def test_without_a_fault_nothing_fails(model: Decoder, wanted: dict[str, list[int]]) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 import httpx
 import pytest
 
+from pieria.engine.text import TimedOut, TooSlow
 from pieria.server.chat import template
 from pieria.server.config import ServerConfig
 from tests.server.fakes import MODEL, Toy, ToyTokenizer, chat, events
@@ -116,6 +117,24 @@ async def test_sampling_reaches_the_engine() -> None:
     assert {name: getattr(first.params, name) for name in fields} == fields
     assert (first.max_tokens, first.priority, first.salt) == (5, 3, "pepper")
     assert (first.seed, first.choice, second.choice) == (11, 0, 1)
+
+
+@pytest.mark.parametrize(("asked", "given"), [({"timeout": 2.5}, 2.5), ({}, 7.0)])
+async def test_a_request_has_a_deadline(asked: dict[str, float], given: float) -> None:
+    toy = Toy(request_timeout_seconds=7.0)
+    await whole(toy, **asked)
+    assert toy.client.timeout_seconds == given
+    without = Toy()
+    await whole(without)
+    assert without.client.timeout_seconds is None
+
+
+@pytest.mark.parametrize("late", [TimedOut("it did not finish within 2 s"), TooSlow("99 wait")])
+async def test_a_request_that_is_ended_is_told_why(late: Exception) -> None:
+    toy = Toy()
+    toy.client.refuse = late
+    wrong = await error(toy, status=408)
+    assert (wrong["message"], wrong["code"]) == (f"the request was ended: {late}", "timeout")
 
 
 async def test_defaults() -> None:

@@ -13,6 +13,7 @@ from pieria.server.errors import ApiError
 from pieria.server.exchange import Exchange
 from pieria.server.generate import _merged, _prompt_first, collect, generate
 from pieria.server.job import Job, Prompt
+from pieria.server.keys import Key
 from pieria.server.limits import Account
 from tests.server.fakes import Toy
 from tests.server.test_metrics import samples
@@ -100,6 +101,24 @@ async def test_what_the_engine_finds_wrong_is_the_clients_fault() -> None:
     with pytest.raises(ApiError, match="maximum context length is 4096 tokens.* 5000") as raised:
         await collect(job("x" * 5000), exchange(toy), toy.served)
     assert raised.value.status == 400
+
+
+@pytest.mark.parametrize(("text", "limit"), [("abcd", 1), ("x" * 5000, None)])
+async def test_a_key_does_not_pay_for_what_is_refused(text: str, limit: int | None) -> None:
+    toy = Toy(limit=limit)
+    asked = exchange(toy)
+    account = Account(Key("a", "0" * 64, tokens_per_minute=9), toy.clock)
+    object.__setattr__(asked, "account", account)
+    with pytest.raises(ApiError):
+        await collect(job(text, n=2), asked, toy.served)
+    assert account.prompt_tokens == 0
+    account.begin()
+    account.end()
+    toy.served.engine.limit = None
+    await collect(job("abcd", max_tokens=12), asked, toy.served)
+    assert (account.prompt_tokens, account.generated_tokens) == (4, 12)
+    with pytest.raises(ApiError, match="all of its tokens per minute"):
+        account.begin()
 
 
 async def test_only_the_prompt_is_wanted() -> None:

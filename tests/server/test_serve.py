@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import json
 import logging
+import os
 import signal
 import socket
 import subprocess
@@ -15,7 +16,9 @@ from typing import Any
 import httpx
 import pytest
 
-from pieria.server.serve import Server
+from pieria.clock import RealTime
+from pieria.server import keys, reload
+from pieria.server.serve import Server, serve
 from pieria.server.state import Served
 from tests.server.fakes import LiveServer, Toy, chat, until
 
@@ -306,6 +309,44 @@ sys.exit(asyncio.run(main()))
     finally:
         process.kill()
     assert "Traceback" not in log.read_text()
+
+
+async def test_sighup_reads_keys_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(reload, "LOOK_SECONDS", 1e6)  # the files alone would not be looked at
+    caplog.set_level(logging.INFO)
+    path = tmp_path / "keys.json"
+    secrets = [keys.add(path, name, ("inference",), {}, RealTime()) for name in ("alice", "bob")]
+    toy = Toy(api_key_file=path)
+
+    async def load() -> Served:
+        return toy.served
+
+    async def told(text: str) -> str:
+        while text not in caplog.text:
+            await asyncio.sleep(0.005)
+        return caplog.text.split(text)[1].split()[0]
+
+    serving = asyncio.create_task(serve(toy.state, toy.config, RealTime(), load))
+    try:
+        url = await asyncio.wait_for(told("serving toy on "), 20)
+        async with httpx.AsyncClient(base_url=url) as http:
+
+            async def statuses() -> list[int]:
+                headers = [{"authorization": f"Bearer {secret}"} for secret in secrets]
+                return [(await http.get("/v1/models", headers=h)).status_code for h in headers]
+
+            assert await statuses() == [200, 200]
+            keys.revoke(path, "alice")
+            assert await statuses() == [200, 200]
+            os.kill(os.getpid(), signal.SIGHUP)
+            await asyncio.wait_for(told("read anew: "), 20)
+            assert await statuses() == [401, 200]
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert await asyncio.wait_for(serving, 20) == 0
+    finally:
+        serving.cancel()
 
 
 def test_an_address_that_is_taken() -> None:

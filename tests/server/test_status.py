@@ -1,11 +1,13 @@
 """The GET routes: models, health, readiness, metrics, version."""
 
+import asyncio
 from typing import Any
 
 import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from pieria.engine.messages import Stats
 from tests.server.fakes import Toy, chat
 
 
@@ -112,6 +114,23 @@ async def test_metrics_count_routes_and_not_paths() -> None:
         ("/v1/models/{id:path}", "404"): 1,
         ("unmatched", "404"): 2,
     }
+
+
+async def test_load_is_that_of_others_and_of_the_engine() -> None:
+    toy = Toy("x" * 9)
+    toy.client.hold_after = 1
+    toy.client.stats = Stats(running=2, waiting=3, pages=8, pages_held=6)
+    async with toy.http() as http:
+        slow = asyncio.create_task(http.post("/v1/chat/completions", json=chat()))
+        while not toy.client.live:
+            await asyncio.sleep(0.001)
+        busy = await http.get("/load")
+        toy.client.hold_after = None
+        await slow
+        idle = await http.get("/load")
+    engine = {"running": 2, "waiting": 3, "kv_cache_usage": 0.75}
+    assert busy.json() == {"server_load": 1, **engine}
+    assert idle.json() == {"server_load": 0, **engine}
 
 
 async def test_version() -> None:

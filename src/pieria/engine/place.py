@@ -90,9 +90,7 @@ def place(settings: dict[str, Any], mesh: Mesh) -> Prepared:
             caches = allocate(arranged, stage, sizes.pages, sizes.states, config.block_size, device)
     steps = captured(model, caches, tables, config, scheduler, sizes.max_model_len, device)
     return Prepared(
-        runner=DeviceRunner(
-            model, caches, tables, config.block_size, device.torch_device, steps
-        ),
+        runner=DeviceRunner(model, caches, tables, config.block_size, device.torch_device, steps),
         pages=sizes.pages,
         page_tokens=config.block_size,
         max_model_len=sizes.max_model_len,

@@ -117,9 +117,11 @@ async def _watched(
                         metrics.per_token_seconds.observe(seconds / (count - 1))
                 yield delta
     except QueueFull as error:
+        account.take_prompt(-len(prompt.tokens))  # nothing will come of them
         unfinished.clear()
         raise too_many(error.retry_after_seconds) from error
     except ValueError as error:
+        account.take_prompt(-len(prompt.tokens))
         unfinished.clear()
         raise from_value_error(error, job.renamed) from error
     except RequestFailed as error:
