@@ -49,15 +49,18 @@ def kernels() -> Iterator[None]:
 def test_caches_are_emptied_before_operands_come_again(monkeypatch: pytest.MonkeyPatch) -> None:
     emptied, asked = [], []
     monkeypatch.setattr(Recorder, "_flush", lambda self, size: emptied.append((size, len(asked))))
-    made = Recorder(Ticks(), "float32", LIMITS)
+    clock = Ticks()
+    made = Recorder(clock, "float32", LIMITS)
     x = torch.ones(4)
 
     def call(i: int) -> torch.Tensor:
         asked.append(i)
+        clock.now()
         return x + i
 
     took = made.took(call, turns=2 * SAMPLES, flops=1.0)
-    assert took.memory == took.cache == 1 / 2
+    # Two looks at a clock that moves on by one each time it is looked at, less what nothing takes.
+    assert took.memory == took.cache == 2 / 2
     # Prepared, then far, then near: two calls a sample, no operand twice.
     each = list(range(2 * SAMPLES))
     assert asked == [*each, *each, *each]

@@ -26,6 +26,8 @@ CALLS = 256
 SAMPLE_FLOPS = 5e8
 SAMPLES = 5
 SHORT_SAMPLES = 15
+LEAST = 1e-8
+"""Seconds: no call takes less, whatever the clock says of two short times."""
 STREAMS = 4
 
 FLUSHES = 2
@@ -62,6 +64,7 @@ class Recorder:
         self._other = memory.zeros(min(FLUSHES * cache, MOST_FLUSHED)).fill_(1)
         levels = cpu.processor().caches
         last = max((c.level for c in levels), default=0)
+        self._nothing = self._recorded([], lambda i: None)
         self._inner = sum(c.size * c.instances for c in levels if c.level < last)
 
     def random(self, *shape: int) -> Tensor:
@@ -84,10 +87,10 @@ class Recorder:
             for sample in range(SAMPLES):
                 if sample % len(runs) == 0:
                     self._flush(len(self._other))
-                far.append(self._timed(runs[sample % len(runs)]) / count)
+                far.append(self._alone(runs[sample % len(runs)]) / count)
             for sample in range(SAMPLES):
-                near.append(self._timed(runs[sample % len(runs)]) / count)
-        return Took(median(far), median(near))
+                near.append(self._alone(runs[sample % len(runs)]) / count)
+        return Took(max(median(far), LEAST), max(median(near), LEAST))
 
     def short(self, call: Callable[[], Any]) -> float:
         """Seconds of a call whose operands were made a moment ago, by steps that used the inner
@@ -95,15 +98,11 @@ class Recorder:
         """
         with torch.inference_mode():
             run = self._recorded([0], lambda i: call())
-            nothing = self._recorded([], lambda i: None)
             found = []
             for _ in range(SHORT_SAMPLES):
                 self._flush(FLUSHES * self._inner)
-                # The first one brings back the interpreter's part.
-                self._timed(nothing)
-                around = self._timed(nothing)
-                found.append(self._timed(run) - around)
-        return max(median(found), 1e-8)
+                found.append(self._alone(run))
+        return max(median(found), LEAST)
 
     def reread(self) -> Reread:
         """How fast as much as a model has is read again and again."""
@@ -129,6 +128,15 @@ class Recorder:
 
     def _flush(self, size: int) -> None:
         read(self._other[:size], STREAMS)
+
+    def _alone(self, run: Callable[[], None]) -> float:
+        """Less what a replay takes that has no calls: a step has that once, a sample may have one
+        call.
+        """
+        # The first one brings back the interpreter's part.
+        self._timed(self._nothing)
+        around = self._timed(self._nothing)
+        return self._timed(run) - around
 
     def _timed(self, run: Callable[[], None]) -> float:
         begun = self.clock.now()

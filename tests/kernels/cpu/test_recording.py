@@ -39,6 +39,14 @@ def test_a_replay_computes_from_what_is_in_the_inputs_then(isa: str) -> None:
             assert torch.equal(out, wanted)
 
 
+def test_nothing_may_be_recorded() -> None:
+    with record(Arena(), lambda: 0) as recording:
+        pass
+    recording.replay()
+    assert recording.obstacle is None
+    assert len(recording) == 0
+
+
 def test_what_torch_computes_is_an_obstacle() -> None:
     with only("cpu", "torch"):
         x, norm = torch.randn(3, 16), torch.rand(16)

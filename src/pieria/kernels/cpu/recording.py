@@ -120,7 +120,7 @@ class Recording(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self._program = (ctypes.c_void_p * len(entries))(*entries)
             self._kept.append(texts)
         calls = len(self._calls)
-        part = calls if beat is None else PART
+        part = max(calls, 1) if beat is None else PART
         for at in range(0, calls, part):
             begin = ctypes.byref(self._program, at * 2 * ctypes.sizeof(ctypes.c_void_p))
             self._library.functions.pieria_replay(begin, min(part, calls - at))
