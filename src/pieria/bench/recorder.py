@@ -26,6 +26,8 @@ CALLS = 256
 SAMPLE_FLOPS = 5e8
 SAMPLES = 5
 SHORT_SAMPLES = 15
+WARM = 512
+"""Inputs and outputs of a product that all threads take part in."""
 LEAST = 1e-8
 """Seconds: no call takes less, whatever the clock says of two short times."""
 STREAMS = 4
@@ -64,6 +66,7 @@ class Recorder:
         self._other = memory.zeros(min(FLUSHES * cache, MOST_FLUSHED)).fill_(1)
         levels = cpu.processor().caches
         last = max((c.level for c in levels), default=0)
+        self._first = self.random(1, WARM), ops.linear.pack(self.random(WARM, WARM))
         self._nothing = self._recorded([], lambda i: None)
         self._inner = sum(c.size * c.instances for c in levels if c.level < last)
 
@@ -115,9 +118,13 @@ class Recorder:
         return Reread(tuple(map(float, sizes)), tuple(rates))
 
     def _recorded(self, turns: list[int], call: Call) -> Callable[[], None]:
-        """What makes the call with each of these operands; they are made once now."""
+        """What makes the call with each of these operands; they are made once now.
+
+        Before them a small product, which wakes the threads as a step's earlier calls do.
+        """
 
         def each() -> None:
+            ops.linear(*self._first)
             for i in turns:
                 call(i)
 
@@ -130,8 +137,8 @@ class Recorder:
         read(self._other[:size], STREAMS)
 
     def _alone(self, run: Callable[[], None]) -> float:
-        """Less what a replay takes that has no calls: a step has that once, a sample may have one
-        call.
+        """Less what a replay takes that has no calls but the first: a step has that once, a sample
+        may have one call.
         """
         # The first one brings back the interpreter's part.
         self._timed(self._nothing)
