@@ -4,12 +4,14 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
+from weakref import ref
 
 import pytest
 import torch
 
 from pieria import ops
 from pieria.engine import place as place_module
+from pieria.engine.batch import LayerCache
 from pieria.engine.device_runner import DeviceRunner
 from pieria.engine.layout import layout
 from pieria.engine.place import allocate, place, stored_dtype
@@ -149,6 +151,36 @@ def test_a_step_that_takes_more_than_was_counted_leaves_less_for_the_cache(
     monkeypatch.setattr(devices, "peak", lambda device, work: 1 << 30)
     with pytest.raises(ValueError, match="no page of the cache fits .* smaller --max-num-batched"):
         place(told, Mesh())
+
+
+def test_ranks_agree_again_whatever_each_had_counted(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A rank that had counted more than was taken must not leave the others waiting for it; and
+    what it held is gone before it takes anew.
+    """
+    agreed, held = [], []
+
+    def gathered(x: torch.Tensor, group: object, dim: int = -1) -> torch.Tensor:
+        if x.shape == (1, 3):
+            agreed.append(x)
+        return x
+
+    def watched(*arguments: Any) -> list[LayerCache]:
+        assert not any(array() is not None for array in held)
+        caches = allocate(*arguments)
+        held.extend(ref(array) for layer in caches for array in layer)
+        return caches
+
+    monkeypatch.setattr(place_module.ops, "all_gather", gathered)
+    monkeypatch.setattr(place_module, "allocate", watched)
+    monkeypatch.setattr(place_module, "step_bytes", lambda *sizes: 200 << 20)
+    monkeypatch.setattr(devices, "peak", lambda device, work: 140 << 20)
+    prepared = place(settings(folder), Mesh())
+    assert len(agreed) == 2
+    assert isinstance(prepared.runner, DeviceRunner)
+    assert len(held) == 2 * sum(map(len, prepared.runner.caches))
+    assert "328 MiB for steps: the largest took 140 MiB" in reasons(prepared)["memory"][1]
 
 
 def test_the_tightest_rank_decides(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -83,11 +83,12 @@ def place(settings: dict[str, Any], mesh: Mesh) -> Prepared:
     tables = arranged.tables
     caches = allocate(arranged, stage, sizes.pages, sizes.states, config.block_size, device)
     took = tried(model, caches, tables, config, scheduler, sizes, device)
-    if took > need.step:
-        need = replace(need, step=took)
-        if resolve.kept(took) > resolve.ACTIVATION_BYTES:
-            sizes = sized(need)
-            caches = allocate(arranged, stage, sizes.pages, sizes.states, config.block_size, device)
+    # Not whether it was more than counted: ranks count differently, and all must agree again.
+    if resolve.kept(took) > resolve.ACTIVATION_BYTES:
+        need = replace(need, step=max(need.step, took))
+        caches = []  # there may be no room for both
+        sizes = sized(need)
+        caches = allocate(arranged, stage, sizes.pages, sizes.states, config.block_size, device)
     steps = captured(model, caches, tables, config, scheduler, sizes.max_model_len, device)
     return Prepared(
         runner=DeviceRunner(model, caches, tables, config.block_size, device.torch_device, steps),
