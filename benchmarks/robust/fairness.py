@@ -104,11 +104,15 @@ def measure(port: int, keys: tuple[str, str, str], options: argparse.Namespace) 
     other.first_token("a", 4)
     alone = median(0)
     over = threading.Event()
+    dry: list[str] = []
 
     def ask(number: int) -> None:
-        while not over.is_set():
-            number += options.flood
-            flood.first_token(words(options.words, number), options.max_tokens)
+        try:
+            while not over.is_set():
+                number += options.flood
+                flood.first_token(words(options.words, number), options.max_tokens)
+        except OSError as error:
+            dry.append(str(error))
 
     threads = [threading.Thread(target=ask, args=(1000 + i,)) for i in range(options.flood)]
     for thread in threads:
@@ -122,6 +126,8 @@ def measure(port: int, keys: tuple[str, str, str], options: argparse.Namespace) 
         over.set()
         for thread in threads:
             thread.join()
+    if dry:
+        raise RuntimeError(f"{len(dry)} of {options.flood} streams of the flood ended: {dry[0]}")
     return Waits(alone, beside, step)
 
 
