@@ -1,5 +1,6 @@
 """A checkpoint on a device: decisions, memory, and what is refused before anything is loaded."""
 
+import re
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -174,13 +175,78 @@ def test_ranks_agree_again_whatever_each_had_counted(
 
     monkeypatch.setattr(place_module.ops, "all_gather", gathered)
     monkeypatch.setattr(place_module, "allocate", watched)
-    monkeypatch.setattr(place_module, "step_bytes", lambda *sizes: 200 << 20)
+    monkeypatch.setattr(place_module, "step_bytes", lambda *sizes, **kept: 200 << 20)
     monkeypatch.setattr(devices, "peak", lambda device, work: 140 << 20)
     prepared = place(settings(folder), Mesh())
     assert len(agreed) == 2
     assert isinstance(prepared.runner, DeviceRunner)
     assert len(held) == 2 * sum(map(len, prepared.runner.caches))
     assert "328 MiB for steps: the largest took 140 MiB" in reasons(prepared)["memory"][1]
+
+
+@pytest.fixture(scope="module")
+def wide(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """2048 tokens make 128 MiB in a layer of it."""
+    path = tmp_path_factory.mktemp("wide")
+    sizes = {"num_hidden_layers": 2, "intermediate_size": 16384, "max_position_embeddings": 2048}
+    tiny.write_tokenizer(tiny.save(tiny.model("Llama", **sizes), path))
+    return path
+
+
+def test_what_recorded_steps_keep_is_promised(wide: Path) -> None:
+    """Steps that are not recorded, of nearly as many tokens, run beside what recorded ones keep."""
+    scheduler = {"max_num_seqs": 4, "max_num_batched_tokens": 2048}
+    prepared = place(settings(wide, scheduler, kv_cache_memory_bytes=8 << 20), Mesh())
+    tried = re.search(r"the largest took ([\d.]+) MiB", reasons(prepared)["memory"][1])
+    runner = prepared.runner
+    assert isinstance(runner, DeviceRunner)
+    if tried is None or runner.captured is None:
+        pytest.skip("needs a system that tells the peak, and kernels")
+
+    def run(tokens: int) -> None:
+        pages = tuple(range(-(-tokens // 16)))
+        chunk = Chunk("a", 0, (5,) * tokens, (pages,), draw=Draw(0))
+        runner.run(StepPlan((chunk,)))
+
+    def work() -> None:
+        run(2048)
+        run(2048)
+        run(2047)
+
+    run(16)  # weights are read for the first time
+    took = devices.peak(devices.find("cpu"), work)
+    assert runner.captured.prompt is not None
+    assert took is not None and 256 << 20 < took <= float(tried[1]) * 2**20 + (8 << 20)
+
+
+def test_the_largest_step_is_not_measured_where_none_is_told(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(devices, "peak", lambda device, work: None)
+    assert "for steps: not measured" in reasons(place(settings(folder), Mesh()))["memory"][1]
+    monkeypatch.setattr(devices, "peak", lambda device, work: 0)
+    assert "the largest took 0 B" in reasons(place(settings(folder), Mesh()))["memory"][1]
+
+
+@pytest.mark.parametrize(
+    ("options", "slow"),
+    [
+        ({}, None),
+        ({"dtype": "bfloat16", "kv_cache_dtype": "fp8"}, None),
+        ({"dtype": "float64", "kv_cache_dtype": "int8"}, {"kv_write", "paged_attention"}),
+    ],
+)
+def test_what_references_compute_in_place_of_kernels_is_told(
+    folder: Path, options: dict[str, str], slow: set[str] | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    prepared = place(settings(folder, **options), Mesh())
+    told = [r.getMessage() for r in caplog.records if r.name == "pieria.engine.trial"]
+    if slow is None:
+        assert told == [] or prepared.runner.captured is None  # type: ignore[attr-defined]
+        return
+    [line] = told
+    assert all(name in line for name in slow), line
+    assert line.endswith("in float64 with --kv-cache-dtype int8")
 
 
 def test_the_tightest_rank_decides(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

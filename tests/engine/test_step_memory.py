@@ -53,6 +53,14 @@ def test_it_grows_with_tokens_draws_and_vocabulary() -> None:
     assert step_bytes(model, 1, 1000) - step_bytes(model, 1, 500) == 500 * real.VOCABULARY * 16
 
 
+def test_what_recorded_steps_keep_counts_once_more() -> None:
+    model = real.tiny_model()
+    of_layers, of_logits = (step_bytes(model, *sizes) for sizes in ((4096, 1), (1, 1000)))
+    assert step_bytes(model, 4096, 1, recorded=True) == 2 * of_layers
+    more = step_bytes(model, 1, 1000, recorded=True) - of_logits
+    assert 1000 * real.VOCABULARY * 8 <= more < of_logits
+
+
 def test_logits_of_a_prompt_take_no_more_with_a_larger_vocabulary() -> None:
     """As they did in vLLM's issues 5907 and 14239."""
     for vocabulary in (1000, 32_000, 152_000, 262_144, 1_000_000):

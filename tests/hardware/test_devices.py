@@ -25,6 +25,9 @@ class FakeKind:
     def free_memory(self, index: int) -> Quantity:
         return Quantity(1000 + index, "B", "a test")
 
+    def program(self, index: int) -> int:
+        return 500 + index
+
 
 class Broken(FakeKind):
     def present(self) -> NoReturn:
@@ -70,6 +73,11 @@ def test_a_broken_driver_is_in_the_way_of_its_own_users_only(
 @pytest.mark.usefixtures("two_gpus")
 def test_free_memory_is_asked_of_the_right_device() -> None:
     assert devices.free_memory(GPUS[1]).value == 1001
+    assert devices.program(GPUS[1]) == 501
+
+
+def test_a_processor_tells_what_this_process_has() -> None:
+    assert devices.program(devices.find("cpu")) > 10 << 20
 
 
 @pytest.mark.usefixtures("two_gpus")

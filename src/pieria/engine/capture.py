@@ -11,6 +11,7 @@ import ctypes
 import logging
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from struct import Struct
 from typing import Any, Protocol
 
@@ -38,6 +39,14 @@ class Recording(Protocol):
 
 Record = Callable[[Any, Callable[[], int]], AbstractContextManager[Recording]]
 """From an arena, and what says how much is done."""
+
+
+@dataclass(frozen=True)
+class Recorder:
+    """What a backend offers to record with. arena: makes the memory that recorded steps share."""
+
+    record: Record
+    arena: Callable[[], Any]
 
 
 def sizes(most: int) -> list[int]:

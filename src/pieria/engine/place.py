@@ -20,14 +20,14 @@ from pieria import ops
 from pieria.config import Decision, format_size
 from pieria.engine import resolve
 from pieria.engine.batch import LayerCache
-from pieria.engine.capture import Captured
+from pieria.engine.capture import Captured, Recorder
 from pieria.engine.device_runner import DeviceRunner
 from pieria.engine.layout import Layout, layout
-from pieria.engine.plan import StepPlan
 from pieria.engine.process import Prepared
 from pieria.engine.runner_config import DTYPES, KV_CACHE_DTYPES, RunnerConfig
 from pieria.engine.scheduler import SchedulerConfig
-from pieria.engine.step_memory import logits_rows, one_of_each_kind, step_bytes, worst_step
+from pieria.engine.step_memory import step_bytes
+from pieria.engine.trial import tried
 from pieria.hardware import cpu, devices, memory
 from pieria.hardware.spec import Device
 from pieria.models.checkpoint import Checkpoint, open_checkpoint
@@ -61,7 +61,9 @@ def place(settings: dict[str, Any], mesh: Mesh) -> Prepared:
     whole = model if mesh.size == 1 else build(checkpoint, replace(mesh, pp=1, rank=0), model.dtype)
     arranged = layout(whole.cache_specs(kv_cache_dtype(config.kv_cache_dtype)))
     stage = mesh.stage(len(arranged.specs))
-    program = memory.resident() if device.torch_device == "cpu" else 0
+    program = devices.program(device)
+    records = recorder(model, config, device)
+    most = scheduler.max_num_batched_tokens, scheduler.max_num_seqs
     free = devices.free_memory(device)
     need = resolve.Need(
         weights=held_bytes(checkpoint, model, quantize.value),
@@ -69,7 +71,7 @@ def place(settings: dict[str, Any], mesh: Mesh) -> Prepared:
         windows=arranged.windows,
         state=arranged.state_bytes(stage) if any(s.state for s in arranged.specs) else None,
         context=model.config.context,
-        step=step_bytes(model, scheduler.max_num_batched_tokens, scheduler.max_num_seqs),
+        step=step_bytes(model, *most, recorded=records is not None),
     )
 
     def sized(need: resolve.Need) -> resolve.Sizes:
@@ -82,9 +84,9 @@ def place(settings: dict[str, Any], mesh: Mesh) -> Prepared:
     load_weights(checkpoint, model, device.torch_device, quantize.value, need.weights)
     tables = arranged.tables
     caches = allocate(arranged, stage, sizes.pages, sizes.states, config.block_size, device)
-    took = tried(model, caches, tables, config, scheduler, sizes, device)
+    took = tried(model, caches, tables, config, scheduler, sizes, device, records)
     # Not whether it was more than counted: ranks count differently, and all must agree again.
-    if resolve.kept(took) > resolve.ACTIVATION_BYTES:
+    if took is not None and resolve.kept(took) > resolve.ACTIVATION_BYTES:
         need = replace(need, step=max(need.step, took))
         caches = []  # there may be no room for both
         sizes = sized(need)
@@ -114,44 +116,16 @@ def place(settings: dict[str, Any], mesh: Mesh) -> Prepared:
     )
 
 
-def tried(
-    model: Decoder,
-    caches: list[LayerCache],
-    tables: Sequence[int | None],
-    config: RunnerConfig,
-    scheduler: SchedulerConfig,
-    sizes: resolve.Sizes,
-    device: Device,
-) -> int:
-    """Bytes that the largest step took beside weights and cache, on the rank where it took most.
-
-    0 where the device does not tell.
-    """
-    longest = min(scheduler.max_num_batched_tokens, sizes.max_model_len)
-    windows = 1 + max((table for table in tables if table is not None), default=0)
-
-    def step(tokens: int, rows: int) -> StepPlan:
-        wanted = logits_rows(model.config.vocabulary, model.dtype.itemsize)
-        held = sizes.pages, config.block_size, windows, sizes.states
-        return worst_step(tokens, rows, min(wanted, tokens - 1), *held)
-
-    runner = DeviceRunner(model, caches, tables, config.block_size, device.torch_device)
-    with one_of_each_kind(model):
-        runner.run(step(1, 1))  # what is made once, and weights that are read for the first time
-        largest = step(longest, scheduler.max_num_seqs)
-        took = devices.peak(device, lambda: runner.run(largest)) or 0
-    every = ops.all_gather(torch.tensor([took], device=device.torch_device), model.mesh.world, 0)
-    return int(every.max())
-
-
 def promise(
-    need: resolve.Need, sizes: resolve.Sizes, program: int, took: int
+    need: resolve.Need, sizes: resolve.Sizes, program: int, took: int | None
 ) -> tuple[Decision, ...]:
     """What a rank's memory is going to be, and is not to exceed."""
     cache = sizes.pages * need.page + sizes.states * (need.state or 0)
     steps = resolve.kept(need.step)
     parts = f"{format_size(need.weights)} of weights, {format_size(cache)} of cache"
-    tried = f"the largest took {format_size(took)}" if took else "not measured on this device"
+    tried = "not measured on this device"
+    if took is not None:
+        tried = f"the largest took {format_size(took)}"
     why = f"{format_size(program)} of the program, {parts}, {format_size(steps)} for steps: {tried}"
     return (Decision("memory", format_size(program + need.weights + cache + steps), why),)
 
@@ -208,14 +182,23 @@ def captured(
     max_model_len: int,
     device: Device,
 ) -> Captured | None:
-    """The recorded steps; None if the device's kernels offer none, or several ranks must talk."""
+    """The recorded steps; None if there is no `recorder`."""
+    records = recorder(model, config, device)
+    if records is None:
+        return None
+    width = -(-max_model_len // config.block_size)
+    most = scheduler.max_num_seqs, scheduler.max_num_batched_tokens
+    how = records.record, records.arena()
+    return Captured(model, caches, tables, config.block_size, width, *most, *how)
+
+
+def recorder(model: Decoder, config: RunnerConfig, device: Device) -> Recorder | None:
+    """What records steps here; None if the device's kernels do not, or several ranks must talk."""
     kind = torch.device(device.torch_device).type
     record, arena = ops.service(kind, "record"), ops.service(kind, "Arena")
     if record is None or model.mesh.size > 1 or config.enforce_eager:
         return None
-    width = -(-max_model_len // config.block_size)
-    most = scheduler.max_num_seqs, scheduler.max_num_batched_tokens
-    return Captured(model, caches, tables, config.block_size, width, *most, record, arena())
+    return Recorder(record, arena)
 
 
 def use_threads(asked: int | None, isa: str, device: str, ranks: int) -> tuple[Decision, ...]:

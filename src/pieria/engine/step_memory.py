@@ -29,17 +29,21 @@ def logits_rows(vocabulary: int, size: int) -> int:
     return max(1, min(MOST_ROWS, LOGITS_BYTES // _row_bytes(vocabulary, size)))
 
 
-def step_bytes(model: Decoder, tokens: int, rows: int) -> int:
+def step_bytes(model: Decoder, tokens: int, rows: int, recorded: bool = False) -> int:
     """Of `tokens` in a step and `rows` draws: all that one layer makes, or the logits.
 
-    Everything that a layer makes is counted as alive at once.
+    Everything that a layer makes is counted as alive at once. recorded: with what recorded steps
+    keep, which is as much again, but for what is computed of logits.
     """
     config, size = model.config, model.dtype.itemsize
     widest = max((_features(model, name) for name in model.layers), default=0)
     of_layers = tokens * (widest + RESIDUALS * config.hidden) * size
     hidden = 2 * tokens * config.hidden * size
     most = max(rows, min(tokens, logits_rows(config.vocabulary, size)))
-    return max(of_layers, hidden + most * _row_bytes(config.vocabulary, size))
+    largest = max(of_layers, hidden + most * _row_bytes(config.vocabulary, size))
+    if not recorded:
+        return largest
+    return largest + max(of_layers, hidden + rows * config.vocabulary * size)
 
 
 def worst_step(
@@ -52,14 +56,14 @@ def worst_step(
     """
     rows = min(rows, tokens)
     first = min(tokens - rows + 1, pages * page_tokens)
-    seen = array("i", range(min(prompt_rows, 2)))
+    seen = array("i", [0])  # a token that every model has; penalties take little, however many
     draw = Draw(
         seed=1,
         temperature=1.0,
         top_p=0.9,
         repetition_penalty=1.1,
         seen=seen.tobytes(),
-        times=seen.tobytes(),
+        times=array("i", [1]).tobytes(),
         logprobs=20,
     )
 

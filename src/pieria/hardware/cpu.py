@@ -151,6 +151,11 @@ def free_memory(index: int) -> Quantity:
     return memory.available()
 
 
+def program(index: int) -> int:
+    """Bytes that this process has now."""
+    return memory.resident()
+
+
 def peak(index: int, work: Callable[[], object]) -> int | None:
     """The most bytes that `work` has at once beside what is there; None if that is not told."""
     return memory.peak(work)

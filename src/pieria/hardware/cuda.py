@@ -49,6 +49,11 @@ def free_memory(index: int) -> Quantity:
     return Quantity(free, "B", "torch.cuda.mem_get_info")
 
 
+def program(index: int) -> int:
+    """Bytes of tensors that this process has on this GPU."""
+    return int(torch.cuda.memory_allocated(index))
+
+
 def peak(index: int, work: Callable[[], object]) -> int | None:
     """The most bytes of tensors that `work` has at once beside what is there."""
     return peak_of(torch.cuda, index, work)

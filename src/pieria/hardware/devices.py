@@ -12,7 +12,7 @@ import torch
 from pieria.hardware import cpu, cuda, memory, musa
 from pieria.hardware.spec import Device, DeviceSpec, Quantity
 
-__all__ = ["Device", "describe", "find", "free_memory", "peak", "present", "zeros"]
+__all__ = ["Device", "describe", "find", "free_memory", "peak", "present", "program", "zeros"]
 
 
 class Kind(Protocol):
@@ -23,6 +23,9 @@ class Kind(Protocol):
 
     def free_memory(self, index: int) -> Quantity:
         """Bytes that this process may still use on one of them."""
+
+    def program(self, index: int) -> int:
+        """Bytes on one of them that this process has now, as far as that is told."""
 
     def peak(self, index: int, work: Callable[[], object]) -> int | None:
         """The most bytes that `work` has at once on one of them beside what is there."""
@@ -55,6 +58,12 @@ def free_memory(device: Device) -> Quantity:
     """Bytes that this process may still use on the device."""
     kind, _, index = device.name.partition(":")
     return _KINDS[kind].free_memory(int(index or 0))
+
+
+def program(device: Device) -> int:
+    """Bytes on the device that this process has now: of a GPU, tensors, not what its driver has."""
+    kind, _, index = device.name.partition(":")
+    return _KINDS[kind].program(int(index or 0))
 
 
 def peak(device: Device, work: Callable[[], object]) -> int | None:

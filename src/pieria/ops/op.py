@@ -170,6 +170,10 @@ class Op(Generic[P, R]):
                 return impl
         return None
 
+    def implemented(self, device: str) -> bool:
+        """Whether an active backend has something for this device type, for whatever arguments."""
+        return any(self.implementations.get(backend) for backend in _active.get(device, ()))
+
     def shapes(self, function: Callable[..., R]) -> Callable[..., R]:
         """Register how to make empty outputs, on the arguments' device, from their shapes alone."""
         self._shapes = function
