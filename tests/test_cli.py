@@ -142,6 +142,10 @@ def test_arguments_that_argparse_refuses(
         (["serve", "FOLDER", "--port=70000"], "port=70000 must be from 0 to 65535"),
         (["serve", "FOLDER", "--host=192.0.2.1", "--api-key=k"], "cannot listen on host='192."),
         (["serve", "FOLDER", "--port=0", "--kv-cache-memory-bytes=1"], "a cache of 1 B holds 0"),
+        (
+            ["bench", "ops", "--device", "cpu", "--record", "f", "--dtype", "float32", "bfloat16"],
+            "--dtype float32 bfloat16: --record f holds one dtype; give one",
+        ),
         (["pull", "no-such-model"], "there is no such path, and it is no known name"),
     ],
 )

@@ -113,6 +113,8 @@ def test_fewer_bytes_for_keys_hold_more_requests(model: str) -> None:
     usual, small_kv = plan(model), plan(model, kv_cache_dtype="int8")
     held = [r.evaluated[0].capacities[-1].in_memory for r in (usual, small_kv)]
     assert held[1] == pytest.approx(128 / 68 * held[0], rel=0.01)
+    note = "attention over keys and values in int8: as in float8_e4m3fn"
+    assert note in small_kv.stand_ins and note not in usual.stand_ins
 
 
 @pytest.mark.parametrize(

@@ -211,7 +211,7 @@ def bench_ops(options: argparse.Namespace) -> int:
 
     device, clock = find(options.device), RealTime()
     if options.record is not None:
-        return _record(device, options.dtype[0], options.record)
+        return _record(device, options.dtype, options.record)
     spec = measured(device, clock)
     assert spec.bandwidth is not None
     peaks = {getattr(torch, name): peak.value for name, peak in spec.flops.items()}
@@ -228,7 +228,7 @@ def bench_ops(options: argparse.Namespace) -> int:
     return 0
 
 
-def _record(device: "Device", dtype: str, path: Path) -> int:
+def _record(device: "Device", dtypes: list[str], path: Path) -> int:
     """Measure what predictions for this machine are made of, and write it."""
     from rich.console import Console
 
@@ -237,8 +237,10 @@ def _record(device: "Device", dtype: str, path: Path) -> int:
 
     if device.torch_device != "cpu":
         raise ValueError(f"device={device.name!r}: only the processor is recorded")
+    if len(dtypes) > 1:
+        raise ValueError(f"--dtype {' '.join(dtypes)}: --record {path} holds one dtype; give one")
     clock, console = RealTime(), Console(stderr=True)
-    made = record(measured(device, clock), dtype, clock, console)
+    made = record(measured(device, clock), dtypes[0], clock, console)
     made.save(path)
     print(f"{path}: {made.machine}, {made.threads} threads, {made.isa}, {made.dtype}")
     return 0

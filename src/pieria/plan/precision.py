@@ -5,6 +5,8 @@ Knows formats. Does not know models or devices.
 
 from dataclasses import dataclass, replace
 
+import torch
+
 from pieria.engine.runner_config import KV_CACHE_DTYPES
 
 
@@ -28,14 +30,12 @@ class Precision:
     @property
     def kv_bytes(self) -> int:
         """Of one remembered number."""
-        return KV_BYTES[self.kv_dtype or self.dtype]
+        held: torch.dtype = getattr(torch, self.kv_dtype or self.dtype)
+        return held.itemsize
 
     def with_cache(self, name: str) -> "Precision":
         """The same with keys and values as `--kv-cache-dtype` names it."""
         return replace(self, kv_dtype=KV_CACHE_DTYPES[name])
-
-
-KV_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "float8_e4m3fn": 1, "int8": 1}
 
 
 PRECISIONS: dict[str, Precision] = {

@@ -58,6 +58,8 @@ class SpanTimer:
         self.bandwidth, self.peak = roof.bandwidth, roof.peak("bfloat16")
         self.width, self.token_bytes = width, work.token_bytes
         self.expands = expands and isinstance(work, Latents) and work.nope_dim > 0
+        if precision.kv_dtype == "int8":
+            surfaces.note("attention over keys and values in int8: as in float8_e4m3fn")
         self.generation: Grid
         self.context: Grid
         if isinstance(work, Attention):
