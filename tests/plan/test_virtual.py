@@ -106,7 +106,7 @@ def test_the_cache_is_that_of_the_cards(model: Path, lender: Path) -> None:
 
 def test_answers_are_tokens_of_the_lender_and_end(model: Path, lender: Path) -> None:
     found = prepared(model, lender, speedup=10_000.0, answer_tokens=20)
-    stop_ids = open_checkpoint(model).stop_ids
+    stop_ids = open_checkpoint(lender).stop_ids
     scheduler = Replica(LIMITS, found.pages, found.page_tokens, found.max_model_len).start(stop_ids)
     engine = Engine(scheduler, found.runner)
     params = SamplingParams(max_tokens=None, logprobs=1)

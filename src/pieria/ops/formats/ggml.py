@@ -200,10 +200,12 @@ def _bits(bytes_NB: Tensor, bits: int, run: int) -> Tensor:
 
     Of every `run` bytes the lowest bits are the first `run` numbers, the next bits the next ones.
     """
-    packed = bytes_NB.contiguous()
+    rows, width = bytes_NB.shape
+    # Flat, as a single row may have any stride.
+    flat = bytes_NB.reshape(-1)
     # Eight bytes at a time where they fit: what comes over from a neighbour is masked.
-    wide = packed.shape[1] % 8 == 0 and packed.storage_offset() % 8 == 0
-    packed = packed.view(torch.int64 if wide else torch.uint8)
+    wide = width % 8 == 0 and flat.storage_offset() % 8 == 0
+    packed = flat.view(torch.int64).view(rows, width // 8) if wide else flat.view(rows, width)
     mask = ((1 << bits) - 1) * (0x0101010101010101 if wide else 1)
     parts = [(packed >> shift & mask).view(torch.uint8) for shift in range(0, 8, bits)]
     return torch.cat([torch.unflatten(part, 1, (-1, run)) for part in parts], 2).flatten(1)
