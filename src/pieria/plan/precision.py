@@ -5,8 +5,6 @@ Knows formats. Does not know models or devices.
 
 from dataclasses import dataclass, replace
 
-import torch
-
 from pieria.engine.runner_config import KV_CACHE_DTYPES
 
 
@@ -30,6 +28,8 @@ class Precision:
     @property
     def kv_bytes(self) -> int:
         """Of one remembered number."""
+        import torch  # takes a second, which a command's help need not wait for
+
         held: torch.dtype = getattr(torch, self.kv_dtype or self.dtype)
         return held.itemsize
 
