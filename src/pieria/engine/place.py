@@ -91,7 +91,9 @@ def place(settings: dict[str, Any], mesh: Mesh) -> Prepared:
         caches = []  # there may be no room for both
         sizes = sized(need)
         caches = allocate(arranged, stage, sizes.pages, sizes.states, config.block_size, device)
-    steps = captured(model, caches, tables, config, scheduler, sizes.max_model_len, device)
+    steps = None
+    if records is not None:
+        steps = captured(model, caches, tables, config, scheduler, sizes.max_model_len, records)
     return Prepared(
         runner=DeviceRunner(model, caches, tables, config.block_size, device.torch_device, steps),
         pages=sizes.pages,
@@ -180,12 +182,9 @@ def captured(
     config: RunnerConfig,
     scheduler: SchedulerConfig,
     max_model_len: int,
-    device: Device,
-) -> Captured | None:
-    """The recorded steps; None if there is no `recorder`."""
-    records = recorder(model, config, device)
-    if records is None:
-        return None
+    records: Recorder,
+) -> Captured:
+    """The recorded steps, of requests of at most so many tokens."""
     width = -(-max_model_len // config.block_size)
     most = scheduler.max_num_seqs, scheduler.max_num_batched_tokens
     how = records.record, records.arena()
