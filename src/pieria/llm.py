@@ -21,7 +21,7 @@ from pieria.engine.plan import Logprob as TokenReport
 from pieria.engine.runner_config import FACTORY, RunnerConfig
 from pieria.engine.sampling_params import SamplingParams, sampling_defaults
 from pieria.engine.scheduler import SchedulerConfig
-from pieria.engine.text import Delta, TextEngine
+from pieria.engine.text import WHOLE_INTERVAL, Delta, TextEngine
 from pieria.models import catalog
 from pieria.models.chat_template import ChatTemplate
 from pieria.models.checkpoint import Checkpoint, open_checkpoint
@@ -36,10 +36,6 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 RUNNERS = ("auto", "generate", "pooling")
-
-TOKENS_AT_A_TIME = 32
-"""Of which the engine's thread tells where only whole answers are wanted: it shares processors and
-the interpreter's lock with whoever listens."""
 
 Prompt = str | Sequence[int]
 Messages = list[dict[str, Any]]
@@ -301,7 +297,7 @@ class LLM:
             if params.logprobs is not None:
                 output.logprobs, output.cumulative_logprob = [], 0.0
         result = RequestOutput(text, prompt, outputs)
-        async for delta in engine.stream(prompt, params, stream_interval=TOKENS_AT_A_TIME):
+        async for delta in engine.stream(prompt, params, stream_interval=WHOLE_INTERVAL):
             output = outputs[delta.choice]
             output.text += delta.text
             output.token_ids += delta.tokens

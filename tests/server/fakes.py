@@ -14,6 +14,7 @@ from pieria.engine.cause import EngineDead
 from pieria.engine.messages import Add, Output, Stats
 from pieria.engine.plan import Logprob
 from pieria.engine.text import TextEngine
+from pieria.engine.untold import Untold
 from pieria.models.tokenizer import Decoder
 from pieria.server.access import Gate
 from pieria.server.api import create_app
@@ -128,12 +129,16 @@ class FakeClient:
         self.adds += adds
         self.live |= {add.id for add in adds}
         ids = {add.id for add in adds}
+        untold = Untold()
+        for add in adds:
+            untold.add(add)
         try:
             for step in itertools.count():
                 for add in reversed(adds) if self.backwards else adds:
                     if add.id in self.live:
                         await self._wait(step)
-                        yield self._output(add, step)
+                        for output in untold.due([self._output(add, step)]):
+                            yield output
                 if not ids & self.live:
                     return
         finally:

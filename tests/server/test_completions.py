@@ -6,6 +6,7 @@ from typing import Any
 import httpx
 import pytest
 
+from pieria.engine.text import WHOLE_INTERVAL
 from tests.server.fakes import MODEL, Toy, events
 
 PATH = "/v1/completions"
@@ -219,6 +220,19 @@ async def test_a_stream_of_plain_text() -> None:
     ]
     assert {c["object"] for c in got} == {"text_completion"}
     assert all("usage" not in c for c in got)
+
+
+async def test_pieces_of_several_tokens() -> None:
+    toy = Toy("Hello?", stream_interval=3)
+    got = await pieces(toy, logprobs=0)
+    assert [len(c["choices"][0]["logprobs"]["tokens"]) for c in got] == [1, 3, 3]  # the end of text too
+    assert "".join(c["choices"][0]["text"] for c in got) == "Hello?"
+
+
+async def test_a_whole_answer_is_not_told_token_by_token() -> None:
+    toy = Toy("Hello?")
+    await whole(toy)
+    assert toy.client.adds[0].stream_interval == WHOLE_INTERVAL
 
 
 async def test_usage_can_be_had_on_the_way() -> None:

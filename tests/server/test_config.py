@@ -36,6 +36,7 @@ def test_elsewhere_a_key_is_needed(host: str) -> None:
         ("max_logprobs", 101),
         ("max_body_bytes", 1023),
         ("max_queued_requests", -1),
+        ("stream_interval", 0),
         ("body_timeout_seconds", 0.0),
         ("keep_alive_seconds", 0),
         ("health_timeout_seconds", float("nan")),

@@ -58,7 +58,7 @@ async def test_every_prompt_has_its_choices_in_order() -> None:
 async def test_prompts_run_at_the_same_time() -> None:
     toy = Toy("one")
     toy.client.hold_after = 1
-    news = generate(job("a", "b", "c"), exchange(toy), toy.served)
+    news = generate(job("a", "b", "c"), exchange(toy), toy.served, 1)
     first = [await news.__anext__() for _ in range(3)]
     assert sorted(prompt for prompt, _ in first) == [0, 1, 2]
     assert toy.client.in_flight == 3

@@ -20,6 +20,7 @@ from pieria.logs import where
 from pieria.models.tokenizer import Tokenizer
 
 __all__ = [
+    "WHOLE_INTERVAL",
     "Delta",
     "EngineDead",
     "QueueFull",
@@ -30,6 +31,10 @@ __all__ = [
 ]
 
 log = logging.getLogger(__name__)
+
+WHOLE_INTERVAL = 32
+"""Tokens of which the engine tells at a time where only the whole answer is wanted: it shares
+processors, and in one process the interpreter's lock, with whoever listens."""
 
 
 class QueueFull(Exception):

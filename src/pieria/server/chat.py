@@ -171,9 +171,10 @@ class _Answer:
         Then the usage, if asked.
         """
         options = self._request.stream_options
-        tally = Tally(self._job)
+        job, tally = self._job, Tally(self._job)
+        interval = self._exchange.config.stream_interval
         begun: set[int] = set()
-        async with aclosing(generate(self._job, self._exchange, self._served)) as news:
+        async with aclosing(generate(job, self._exchange, self._served, interval)) as news:
             async for prompt, delta in news:
                 tally.add(prompt, delta)
                 usage: Usage | None | UnsetType = UNSET

@@ -136,10 +136,10 @@ class _Answer:
         """A piece for each bit of news, a choice's last with its finish reason; then the usage."""
         request, job = self._request, self._job
         options = request.stream_options
-        tally = Tally(job)
+        tally, interval = Tally(job), self._exchange.config.stream_interval
         shapes: dict[int, _Logprobs] = {}
         of_prompts: dict[int, Sequence[Logprob | None]] = {}
-        async with aclosing(generate(job, self._exchange, self._served)) as news:
+        async with aclosing(generate(job, self._exchange, self._served, interval)) as news:
             async for prompt, delta in news:
                 tally.add(prompt, delta)
                 if delta.prompt_logprobs is not None:

@@ -66,6 +66,9 @@ class ServerConfig:
     generation_config: Literal["auto", "none"] = option(
         "auto", help="where sampling defaults come from: auto takes the model's, none OpenAI's"
     )
+    stream_interval: int = option(
+        1, help="tokens of a piece of a streamed answer, after the first; more cost less"
+    )
     max_queued_requests: int = option(
         256, help="choices that may wait for the engine; a request beyond them is told to come back"
     )
@@ -110,6 +113,7 @@ class ServerConfig:
     def __post_init__(self) -> None:
         for name, low, high in (
             ("port", 0, 65535),
+            ("stream_interval", 1, 2**16),
             ("max_queued_requests", 0, 2**31 - 1),
             ("max_logprobs", 0, MAX_LOGPROBS),
             ("max_body_bytes", 1024, 2**31 - 1),

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 
 from pieria.engine.plan import Logprob
 from pieria.engine.text import (
+    WHOLE_INTERVAL,
     Delta,
     EngineDead,
     QueueFull,
@@ -31,14 +32,14 @@ MERGE_BUFFER = 256
 
 
 async def generate(
-    job: Job, exchange: Exchange, served: Served
+    job: Job, exchange: Exchange, served: Served, stream_interval: int
 ) -> AsyncGenerator[tuple[int, Delta], None]:
     """News of all choices as it comes, each with its prompt's number.
 
-    A prompt's log-probabilities come before any other news of it. Leaving early aborts all choices.
+    stream_interval: tokens of a choice that are told at a time, after its first. A prompt's log-probabilities come before any other news of it. Leaving early aborts all choices.
     ApiError if the engine refuses or fails.
     """
-    streams = [_watched(job, prompt, exchange, served) for prompt in job.prompts]
+    streams = [_watched(job, prompt, exchange, served, stream_interval) for prompt in job.prompts]
     async with aclosing(_merged(streams)) as news:
         async for number, delta in news:
             yield number, _without_output(delta) if job.prompt_only else delta
@@ -50,7 +51,7 @@ def _without_output(delta: Delta) -> Delta:
 
 
 async def _watched(
-    job: Job, prompt: Prompt, exchange: Exchange, served: Served
+    job: Job, prompt: Prompt, exchange: Exchange, served: Served, stream_interval: int
 ) -> AsyncGenerator[Delta, None]:
     """One prompt's deltas, measured, the engine's errors turned into ours."""
     metrics, clock, account = exchange.state.metrics, exchange.clock, exchange.account
@@ -71,6 +72,7 @@ async def _watched(
         tenant=account.name,
         share=1.0 if account.key is None else account.key.weight,
         timeout_seconds=job.timeout_seconds or exchange.config.request_timeout_seconds,
+        stream_interval=stream_interval,
     )
     account.take_prompt(len(prompt.tokens))
     course = exchange.course
@@ -253,7 +255,7 @@ async def collect(job: Job, exchange: Exchange, served: Served) -> Collected:
     tally = Tally(job)
     choices = [Choice() for _ in range(len(job.prompts) * job.params.n)]
     prompt_logprobs: list[Sequence[Logprob | None]] = [()] * len(job.prompts)
-    async with aclosing(generate(job, exchange, served)) as news:
+    async with aclosing(generate(job, exchange, served, WHOLE_INTERVAL)) as news:
         async for prompt, delta in news:
             tally.add(prompt, delta)
             choices[job.index(prompt, delta.choice)].add(delta)
