@@ -64,6 +64,7 @@ class Bench:
         **config: Any,
     ) -> None:
         caching = config.get("enable_prefix_caching", True)
+        config.setdefault("max_mixed_tokens", config.get("max_num_batched_tokens"))
         self.scheduler = Scheduler(
             SchedulerConfig(**config),
             PrefixCache(pages, page_tokens, caching, windows, states),
@@ -138,6 +139,19 @@ def test_config_refuses_fewer_tokens_than_requests() -> None:
         SchedulerConfig(max_num_seqs=4, max_num_batched_tokens=3)
 
 
+def test_config_refuses_mixed_steps_that_are_no_steps() -> None:
+    for tokens in (3, 9):
+        text = f"max_mixed_tokens={tokens} must be from max_num_seqs=4 to max_num_batched_tokens=8"
+        with pytest.raises(ValueError, match=text):
+            SchedulerConfig(max_num_seqs=4, max_num_batched_tokens=8, max_mixed_tokens=tokens)
+
+
+def test_mixed_steps_take_three_quarters_and_a_token_of_each() -> None:
+    assert SchedulerConfig(4, 400).mixed_tokens == 300
+    assert SchedulerConfig(350, 400).mixed_tokens == 350
+    assert SchedulerConfig(4, 400, 100).mixed_tokens == 100
+
+
 def test_config_refuses_unknown_policies() -> None:
     text = r"scheduling_policy='lifo'; there are: fcfs, priority, longest_prefix"
     with pytest.raises(ValueError, match=text):
@@ -210,6 +224,21 @@ def test_the_rest_of_the_budget_goes_to_the_next() -> None:
     assert lengths(bench.step()) == {"a": 5, "b": 3}
     assert lengths(bench.step()) == {"a": 1, "b": 2, "c": 5}
     assert bench.stats.split_prompts == 1
+    bench.run()
+
+
+def test_an_answer_that_goes_on_makes_steps_smaller() -> None:
+    bench = Bench(max_num_batched_tokens=8, max_mixed_tokens=6, max_num_seqs=2)
+    bench.add(message("long", [1] * 20, max_tokens=2), message("a", [2] * 3))
+    assert lengths(bench.step()) == {"long": 8}
+    assert lengths(bench.step()) == {"long": 8}
+    assert lengths(bench.step()) == {"long": 4, "a": 3}
+    bench.run()
+    bench.add(message("a", [2], max_tokens=9))
+    bench.step()
+    bench.add(message("long", [3] * 20))
+    assert lengths(bench.step()) == {"a": 1, "long": 5}
+    assert lengths(bench.step()) == {"a": 1, "long": 5}
     bench.run()
 
 
@@ -877,6 +906,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         page_tokens=st.sampled_from([1, 2, 3]),
         seats=st.integers(1, 5),
         more_budget=st.integers(0, 8),
+        more_mixed=st.integers(0, 8),
         policy=st.sampled_from(sorted(POLICIES)),
         caching=st.booleans(),
         windows=st.sampled_from(WINDOWS),
@@ -888,12 +918,14 @@ class SchedulerMachine(RuleBasedStateMachine):
         page_tokens: int,
         seats: int,
         more_budget: int,
+        more_mixed: int,
         policy: str,
         caching: bool,
         windows: Windows,
         states: int,
     ) -> None:
-        config = SchedulerConfig(seats, seats + more_budget, policy, caching)
+        self.mixed = seats + min(more_budget, more_mixed)
+        config = SchedulerConfig(seats, seats + more_budget, self.mixed, policy, caching)
         pages *= len(windows)
         self.windows = windows
         self.cache = PrefixCache(pages, page_tokens, caching, windows, states)
@@ -1025,10 +1057,16 @@ class SchedulerMachine(RuleBasedStateMachine):
             # Whoever is not in the plan lost its pages, or never had any, or waits.
             for id, live in self.live.items():
                 live.computed = live.computed if id in ids else None
+        if any(self.goes_on(chunk, self.live[chunk.request]) for chunk in plan.chunks):
+            assert plan.tokens <= self.mixed
         for chunk in plan.chunks:
             self.check_chunk(chunk, self.live[chunk.request])
             self.check_tables(chunk, self.live[chunk.request].history)
         self.check_conflicts(plan)
+
+    def goes_on(self, chunk: Chunk, live: Live) -> bool:
+        """Whether it ran already and has one token to compute."""
+        return live.computed is not None and chunk.start == len(live.known) - 1
 
     def check_chunk(self, chunk: Chunk, live: Live) -> None:
         n = self.cache.page_tokens
@@ -1262,6 +1300,10 @@ def _hold_but_leave_evictable(self: Pages, page: int) -> None:
     self._holders[page] += 1
 
 
+def _mind_no_answers(self: Scheduler) -> int:
+    return self.config.max_num_batched_tokens
+
+
 def _skip_a_token(self: Scheduler, request: Request, count: int) -> Chunk:
     if request.computed and count > 1:
         request.computed += 1
@@ -1349,6 +1391,7 @@ MUTANTS = [
     (PrefixCache, "_gap", _mind_no_gap),
     (PrefixCache, "_gap", _mind_no_state),
     (PrefixCache, "_withdraw", _leave_the_others),
+    (Scheduler, "_budget", _mind_no_answers),
     (Scheduler, "_chunk", _skip_a_token),
     (Scheduler, "_chunk", _read_another_state),
     (Scheduler, "_give_back", _leave_computed),

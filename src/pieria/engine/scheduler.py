@@ -48,6 +48,11 @@ class SchedulerConfig:
         " computes no faster with more, the first token of others need not wait; a GPU wants some"
         " thousands",
     )
+    max_mixed_tokens: int | None = option(
+        None,
+        help="most tokens of a step in which answers go on, whose next tokens wait for the prompts"
+        " beside them; default: three quarters of max_num_batched_tokens",
+    )
     scheduling_policy: str = option(
         "fcfs", choices=tuple(POLICIES), help="which waiting request is admitted first"
     )
@@ -64,10 +69,23 @@ class SchedulerConfig:
                 f"max_num_batched_tokens={self.max_num_batched_tokens} must not be less than"
                 f" max_num_seqs={self.max_num_seqs}, or some requests would never get a token"
             )
+        least, most = self.max_num_seqs, self.max_num_batched_tokens
+        if self.max_mixed_tokens is not None and not least <= self.max_mixed_tokens <= most:
+            raise ValueError(
+                f"max_mixed_tokens={self.max_mixed_tokens} must be from max_num_seqs={least} to"
+                f" max_num_batched_tokens={most}"
+            )
         if self.scheduling_policy not in POLICIES:
             raise ValueError(
                 f"scheduling_policy={self.scheduling_policy!r}; there are: {', '.join(POLICIES)}"
             )
+
+    @property
+    def mixed_tokens(self) -> int:
+        """Most tokens of a step in which answers go on."""
+        if self.max_mixed_tokens is not None:
+            return self.max_mixed_tokens
+        return max(self.max_num_seqs, self.max_num_batched_tokens * 3 // 4)
 
 
 class Scheduler:
@@ -160,7 +178,7 @@ class Scheduler:
         """The next step. Takes pages for it; empty only if nothing can be computed."""
         chunks: list[Chunk] = []
         failed: list[tuple[Request, Exception]] = []
-        budget = self.config.max_num_batched_tokens
+        budget = self._budget()
         if len(self._waiting) and self._shares_seats:
             self._share_seats(budget)
         preemptions = self._preemptions
@@ -279,6 +297,12 @@ class Scheduler:
     def _no_tenants(self) -> Tenants:
         urgent = self._policy is priority
         return Tenants(self._rank, lambda r: r.add.priority if urgent else 0)
+
+    def _budget(self) -> int:
+        """Tokens of the next step: fewer where a running request waits for only one."""
+        if any(len(r.tokens) - r.computed == 1 for r in self._running):
+            return self.config.mixed_tokens
+        return self.config.max_num_batched_tokens
 
     def _has_room(self, budget: int) -> bool:
         """Whether one more request may find a seat, a token and pages.
