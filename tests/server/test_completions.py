@@ -225,7 +225,8 @@ async def test_a_stream_of_plain_text() -> None:
 async def test_pieces_of_several_tokens() -> None:
     toy = Toy("Hello?", stream_interval=3)
     got = await pieces(toy, logprobs=0)
-    assert [len(c["choices"][0]["logprobs"]["tokens"]) for c in got] == [1, 3, 3]  # the end of text too
+    counts = [len(c["choices"][0]["logprobs"]["tokens"]) for c in got]
+    assert counts == [1, 3, 3], "six letters and the end of text"
     assert "".join(c["choices"][0]["text"] for c in got) == "Hello?"
 
 

@@ -215,6 +215,8 @@ def main(arguments: list[str]) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
     logs.configure()
+    if not __debug__:
+        log.warning("python runs without assertions, so the engine does not check itself when idle")
     gc.disable()  # what is imported stays, so looking through it for rubbish takes time for nothing
     module, name = factory.split(":")
     sock = socket.socket(fileno=int(fd))

@@ -36,7 +36,8 @@ async def generate(
 ) -> AsyncGenerator[tuple[int, Delta], None]:
     """News of all choices as it comes, each with its prompt's number.
 
-    stream_interval: tokens of a choice that are told at a time, after its first. A prompt's log-probabilities come before any other news of it. Leaving early aborts all choices.
+    stream_interval: tokens of a choice that are told at a time, after its first.
+    A prompt's log-probabilities come before any other news of it. Leaving early aborts all choices.
     ApiError if the engine refuses or fails.
     """
     streams = [_watched(job, prompt, exchange, served, stream_interval) for prompt in job.prompts]
