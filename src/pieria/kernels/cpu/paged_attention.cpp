@@ -362,8 +362,12 @@ struct Worker {
             for (int at = 0; at < WIDTH; at += VECTORS * LANES) {
                 f32 c[R][VECTORS] = {};
                 if (next)
-                    multiply<M, R, VECTORS, 1>(steps, q, R, panel + at, WIDTH, c,
-                                               next + at / VECTORS / LANES * steps * 64);
+                    multiply<M, R, VECTORS>(steps, q, R, panel + at, WIDTH, c,
+                                            [&](int64_t k) __attribute__((always_inline)) {
+                                                __builtin_prefetch(
+                                                    next + (at / VECTORS / LANES * steps + k) * 64,
+                                                    0, 2);
+                                            });
                 else
                     multiply<M, R, VECTORS>(steps, q, R, panel + at, WIDTH, c);
                 for (int r = 0; r < R; ++r)

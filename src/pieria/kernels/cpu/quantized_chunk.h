@@ -28,11 +28,6 @@ inline f32 load_units(int64_t units, const char* from, int64_t at) {
     }
 }
 
-// What is read of a panel is fetched this far ahead.
-inline void fetch(const void* from) {
-    __builtin_prefetch(static_cast<const char*>(from) + AHEAD, 0, 2);
-}
-
 // A chunk as the inner loop reads it.
 struct Chunk {
     const uint8_t* codes;  // [inputs / 4][32][4]

@@ -99,21 +99,24 @@ struct ModeOf<bf16> {
 template <class T>
 using Mode = typename ModeOf<T>::type;
 
+// Steps that are done in a row, where they are short.
+constexpr int unrolled(int rows, int width) { return rows * width <= 4 ? 4 : 1; }
+
+constexpr auto NOTHING = [](int64_t) {};
+
 // As below, on as many columns as there are registers for.
-template <class M, int LINES, int ROWS, int WIDTH>
+template <class M, int ROWS, int WIDTH, class Each>
 inline __attribute__((always_inline)) void pass(int64_t steps, const typename M::A* a, int64_t lda,
                                                 const typename M::B* b, int64_t ldb,
-                                                lanes (&c)[ROWS][WIDTH], const char* next) {
+                                                lanes (&c)[ROWS][WIDTH], const Each& each) {
     // Of its own, so that the compiler need not fear that it is what `a` points to.
     lanes sums[ROWS][WIDTH];
 #pragma GCC unroll 14
     for (int r = 0; r < ROWS; ++r)
 #pragma GCC unroll 8
         for (int w = 0; w < WIDTH; ++w) sums[r][w] = c[r][w];
-    for (int64_t k = 0; k < steps; ++k, a += lda, b += ldb) {
-#pragma GCC unroll 4
-        for (int line = 0; line < LINES; ++line)
-            __builtin_prefetch(next + (k * LINES + line) * 64, 0, 2);
+    const auto step = [&](int64_t k) __attribute__((always_inline)) {
+        each(k);
 #pragma GCC unroll 2
         for (int part = 0; part < M::PARTS; ++part) {
             decltype(M::template read<lanes>(b, part)) columns[WIDTH];
@@ -126,7 +129,15 @@ inline __attribute__((always_inline)) void pass(int64_t steps, const typename M:
                 for (int w = 0; w < WIDTH; ++w)
                     sums[r][w] = M::multiply_add(sums[r][w], a[r], columns[w], part);
         }
-    }
+        a += lda, b += ldb;
+    };
+    constexpr int AT_ONCE = unrolled(ROWS, WIDTH);
+    int64_t k = 0;
+    for (; k + AT_ONCE <= steps; k += AT_ONCE)
+#pragma GCC unroll 4
+        for (int i = 0; i < AT_ONCE; ++i) step(k + i);
+    if constexpr (AT_ONCE > 1)
+        for (; k < steps; ++k) step(k);
 #pragma GCC unroll 14
     for (int r = 0; r < ROWS; ++r)
 #pragma GCC unroll 8
@@ -134,24 +145,25 @@ inline __attribute__((always_inline)) void pass(int64_t steps, const typename M:
 }
 
 // a: [steps][lda], of which a step uses ROWS. b: [steps][ldb], of which it uses VECTORS vectors.
-// Every step fetches LINES cache lines from `next` on, which something will read soon.
-template <class M, int ROWS, int VECTORS, int LINES = 0>
+// each(step) is called once before every step, to fetch what something will read soon; a lambda
+// that does only that has to be always_inline, as GCC leaves out calls of what has no effect.
+template <class M, int ROWS, int VECTORS, class Each = decltype(NOTHING)>
 inline __attribute__((always_inline)) void multiply(int64_t steps, const typename M::A* a,
                                                     int64_t lda, const typename M::B* b,
                                                     int64_t ldb, f32 (&c)[ROWS][VECTORS],
-                                                    const char* next = nullptr) {
+                                                    const Each& each = NOTHING) {
     constexpr int ALL = VECTORS * LANES / REGISTER, WIDTH = width_of(ROWS, ALL);
     if constexpr (std::is_same_v<lanes, f32> && WIDTH == VECTORS) {
-        pass<M, LINES>(steps, a, lda, b, ldb, c, next);
+        pass<M>(steps, a, lda, b, ldb, c, each);
     } else {
         for (int first = 0; first < ALL; first += WIDTH) {
             lanes part[ROWS][WIDTH];
             const auto place = [&](int r) { return reinterpret_cast<lanes*>(c[r]) + first; };
             for (int r = 0; r < ROWS; ++r) std::memcpy(part[r], place(r), sizeof part[r]);
             if (first == 0)
-                pass<M, LINES>(steps, a, lda, b, ldb, part, next);
+                pass<M>(steps, a, lda, b, ldb, part, each);
             else
-                pass<M, 0>(steps, a, lda, b + first * REGISTER, ldb, part, nullptr);
+                pass<M>(steps, a, lda, b + first * REGISTER, ldb, part, NOTHING);
             for (int r = 0; r < ROWS; ++r) std::memcpy(place(r), part[r], sizeof part[r]);
         }
     }
