@@ -72,7 +72,6 @@ struct Digits {
     using A = int32_t;   // four digits
     using B = uint32_t;  // four numbers of a key, each 128 more than it is
     static constexpr int DEPTH = QUAD, DIGITS = 3;
-    static constexpr float LEAST = 0x1p-100f;
 
     static int count(int64_t dtype) { return dtype == FLOAT32 ? 3 : 2; }
 

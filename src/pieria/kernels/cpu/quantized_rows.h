@@ -2,11 +2,9 @@
 #pragma once
 
 #include "quantized.h"
+#include "rounding.h"
 
 namespace pieria {
-
-// Below it nothing is told from 0: its inverse must be finite.
-constexpr float LEAST = 0x1p-100f;
 
 // NaN where one of the lanes is none or infinite, else 0.
 inline float poison(f32 x) { return sum(x * 0.0f); }
@@ -70,17 +68,6 @@ void round_ints(RowOf&& row_of, int64_t rows, int64_t inputs, bool groups, char*
                         scale * static_cast<float>(out.starts16[i * rows + r] / -ZERO);
         }
     }
-}
-
-// To the nearest of E4M3's numbers, of which none is larger than 448; ties to the even one.
-inline f32 nearest_e4m3(f32 x) {
-    // The unit is 2^-3 of the power of two below, at least 2^-9.
-    const u32 bits = reinterpret_cast<u32>(x) & 0x7f800000u;
-    const f32 power = reinterpret_cast<f32>(bits), least = splat(0x1p-6f);
-    const f32 unit = (power > least ? power : least) * 0x1p-3f;
-    const f32 limit = splat(448.0f);
-    const f32 y = __builtin_convertvector(nearest(x / unit), f32) * unit;
-    return y > limit ? limit : y < -limit ? -limit : y;
 }
 
 template <class T, class RowOf>

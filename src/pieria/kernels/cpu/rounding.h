@@ -11,6 +11,9 @@ namespace pieria {
 // As the Python side names what a cache holds.
 enum Stored : int64_t { PLAIN = 0, STORED_INT8 = 1, STORED_E4M3 = 2 };
 
+// The largest of some numbers that is taken for 0 with them: the inverse of a scale must be finite.
+constexpr float LEAST = 0x1p-100f;
+
 // The bits of the nearest of E4M3's numbers, of |x| up to 448.
 inline i32 e4m3_of(f32 x) {
     const u32 bits = reinterpret_cast<u32>(x);
@@ -22,11 +25,19 @@ inline i32 e4m3_of(f32 x) {
     return reinterpret_cast<i32>((magnitude >= (121u << 23) ? normal : small) | sign);
 }
 
+// To the nearest of E4M3's numbers, of which none is larger than 448; ties to the even one.
+inline f32 nearest_e4m3(f32 x) {
+    const f32 limit = splat(448.0f);
+    const f32 y = x > limit ? limit : x < -limit ? -limit : x;
+    const i8 bytes = __builtin_convertvector(e4m3_of(y), i8);
+    e4m3 codes[LANES];
+    std::memcpy(codes, &bytes, sizeof codes);
+    return load_as<f32>(codes);
+}
+
 // Writes `size` codes and gives the scale; that of an infinity or a NaN is NaN.
 template <class T>
 inline float round_bytes(int64_t stored, const T* x, int64_t size, uint8_t* codes) {
-    // What is not larger is 0: the inverse of the scale must be finite.
-    constexpr float LEAST = 0x1p-100f;
     const float limit = stored == STORED_E4M3 ? 448.0f : 127.0f;
     f32 most{}, bad{};
     vectors(size, [&](int64_t at, int64_t count) {
