@@ -9,7 +9,7 @@ import torch
 from pieria import ops
 from pieria.bench import recorder
 from pieria.bench.record_ops import moved, products
-from pieria.bench.recorder import SAMPLES, TURNS_BYTES, Recorder
+from pieria.bench.recorder import LEAST_CALLS, SAMPLES, TURNS_BYTES, Recorder
 from pieria.hardware import devices
 from pieria.hardware.spec import DeviceSpec, Quantity
 
@@ -58,16 +58,21 @@ def test_caches_are_emptied_before_operands_come_again(monkeypatch: pytest.Monke
         clock.now()
         return x + i
 
-    took = made.took(call, turns=2 * SAMPLES, flops=1.0)
-    # Two looks at a clock that moves on by one each time it is looked at, less what nothing takes.
-    assert took.memory == took.cache == 2 / 2
-    # Prepared, then far, then near: two calls a sample, no operand twice.
-    each = list(range(2 * SAMPLES))
+    calls = LEAST_CALLS
+    took = made.took(call, turns=calls * SAMPLES, flops=1.0)
+    # A clock that moves on by one each time it is looked at, less what nothing takes.
+    assert took.memory == took.cache == calls / calls
+    # Prepared, then far, then near: so many calls a sample, no operand twice.
+    each = list(range(calls * SAMPLES))
     assert asked == [*each, *each, *each]
     assert emptied == [(2 << 20, len(each))]
     emptied.clear()
     made.took(call, turns=1, flops=1.0)
     assert len(emptied) == SAMPLES
+    # A sample has several calls even where not every sample can have operands of its own.
+    asked.clear()
+    made.took(call, turns=calls + 1, flops=1.0)
+    assert asked == list(range(calls)) * (1 + 2 * SAMPLES)
 
 
 def test_turns_are_more_than_inner_caches_hold() -> None:

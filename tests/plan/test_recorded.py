@@ -3,6 +3,7 @@
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from pieria.parallel.mesh import Mesh
@@ -11,7 +12,7 @@ from pieria.plan.precision import PRECISIONS
 from pieria.plan.predict import Predictor
 from pieria.plan.presets import preset
 from pieria.plan.record import Attended, Chosen, Host, Moved, Products, Record, Reread, load
-from pieria.plan.recorded import RecordedTiming
+from pieria.plan.recorded import RecordedTiming, Weights
 from pieria.plan.work import Attention, Experts, Latents, Product, Stream
 
 BANDWIDTH, PEAK = 1e10, 1e11
@@ -65,7 +66,7 @@ RECORD = Record(
 )
 LARGE, SMALL = 1e8, 1e6
 """Bytes of weights: more than a cache holds, and fewer."""
-TIMING = RecordedTiming(RECORD, LARGE)
+TIMING = RecordedTiming(RECORD, Weights(LARGE))
 
 
 def test_products_take_the_recorded_share_of_what_is_possible() -> None:
@@ -101,11 +102,31 @@ def test_recorded_experts_take_what_they_took() -> None:
 def test_weights_come_from_the_cache_as_far_as_they_fit(weights: float, seconds: float) -> None:
     """Between 20 and 40 MB reading them takes ever longer: in the middle, half of the way."""
     work = Experts("experts", 1024, 4, 16, 16, 512, 256)
-    assert float(RecordedTiming(RECORD, weights).of(work).seconds) == pytest.approx(seconds)
+    assert float(RecordedTiming(RECORD, Weights(weights)).of(work).seconds) == pytest.approx(seconds)
     product = Product("x", 10, 1000, 500, 1, "layer", False)
     whole = least(2 * 10 * 1000 * 500, 2 * (500 * 1000 + 10 * 1500)) / 0.5
-    found = float(RecordedTiming(RECORD, weights).of(product).seconds)
+    found = float(RecordedTiming(RECORD, Weights(weights)).of(product).seconds)
     assert found == pytest.approx(whole * seconds / 1e-2)
+
+
+def test_experts_come_from_the_cache_if_they_were_chosen_a_moment_ago() -> None:
+    """10 MB of every step, and 80 of experts, of which a token takes a quarter: a step after one of
+    a single token reads 30 MB; after two steps 45, and all of that has left a cache of 40.
+    """
+    timing = RecordedTiming(RECORD, Weights(1e7, 8e7, 0.25))
+    product = Product("x", 1, 256, 256, 1, "layer", False)
+    near = least(2 * 256 * 256, 2 * (256 * 256 + 512))
+    assert float(timing.of(product).seconds) == pytest.approx(near * 1.5)
+    # Sixteen tokens take nearly all.
+    many = replace(product, rows=16)
+    far = least(2 * 16 * 256 * 256, 2 * (256 * 256 + 16 * 512)) / 0.5
+    assert float(timing.of(many).seconds) == pytest.approx(far)
+    # A quarter was chosen in the step before, half of which is still there: 1/8 of the time twice
+    # as fast.
+    one = Experts("experts", 1, 4, 16, 16, 512, 256)
+    assert float(timing.of(one).seconds) == pytest.approx(1e-4 * (1 - 0.25 / 4))
+    arrays = replace(one, tokens=np.array([1.0, 1024.0]))
+    assert timing.of(arrays).seconds == pytest.approx([1e-4 * (1 - 0.25 / 4), 1e-2])
 
 
 def test_a_machine_whose_cache_is_no_faster_reads_all_from_memory() -> None:
@@ -113,7 +134,7 @@ def test_a_machine_whose_cache_is_no_faster_reads_all_from_memory() -> None:
 
 
 def test_what_is_not_recorded_is_noted() -> None:
-    timing = RecordedTiming(RECORD, LARGE)
+    timing = RecordedTiming(RECORD, Weights(LARGE))
     assert float(timing.of(Stream("soft_cap", 0, 1e6)).seconds) == pytest.approx(1e-3)
     assert timing.notes == {"soft_cap: as fast as rms_norm": 1}
     with pytest.raises(ValueError, match="latent attention is not recorded"):
@@ -128,12 +149,12 @@ def test_host_time_of_replayed_and_other_steps() -> None:
     assert TIMING.run(0.01, 0.0, 100, True, 4, 4)[0] == pytest.approx(0.01 + 2e-3 + 4e-4)
     eager = 0.01 + 100 * 1e-5 + 3e-3 + 4 * 2e-4 + 50 * 1e-6
     assert TIMING.run(0.01, 0.0, 100, False, 50, 4)[0] == pytest.approx(eager)
-    called = RecordedTiming(RECORD, LARGE, replays=False)
+    called = RecordedTiming(RECORD, Weights(LARGE), replays=False)
     assert called.run(0.01, 0.0, 100, True, 50, 4)[0] == pytest.approx(eager)
 
 
 def test_a_whole_step_of_one_prompt_is_replayed() -> None:
-    timing = RecordedTiming(RECORD, LARGE, prompt=50)
+    timing = RecordedTiming(RECORD, Weights(LARGE), prompt=50)
 
     def beside(tokens: int, requests: int) -> float:
         return timing.run(0.0, 0.0, 100, False, tokens, requests)[0]
@@ -142,7 +163,7 @@ def test_a_whole_step_of_one_prompt_is_replayed() -> None:
     eager = 100 * 1e-5 + 3e-3 + 2e-4
     assert beside(49, 1) == pytest.approx(eager + 49 * 1e-6)
     assert beside(50, 2) == pytest.approx(eager + 2e-4 + 50 * 1e-6)
-    called = RecordedTiming(RECORD, LARGE, replays=False, prompt=50)
+    called = RecordedTiming(RECORD, Weights(LARGE), replays=False, prompt=50)
     assert called.run(0.0, 0.0, 100, False, 50, 1)[0] == pytest.approx(eager + 50 * 1e-6)
 
 

@@ -23,6 +23,8 @@ TURNS_BYTES = 64 << 20
 """Of operands that take turns: more than inner caches hold, less than the last one."""
 CALLS = 256
 """Most of one sample."""
+LEAST_CALLS = 4
+"""Of one sample, where there are so many operands: the first call of a replay finds less ready."""
 SAMPLE_FLOPS = 5e8
 SAMPLES = 5
 SHORT_SAMPLES = 15
@@ -79,7 +81,8 @@ class Recorder:
 
     def took(self, call: Call, turns: int, flops: float) -> Took:
         """call: with any of `turns` operands, each time of so many operations."""
-        count = max(1, min(turns // SAMPLES, CALLS, round(SAMPLE_FLOPS / flops)))
+        wanted = max(turns // SAMPLES, min(turns, LEAST_CALLS))
+        count = max(1, min(wanted, CALLS, round(SAMPLE_FLOPS / flops)))
         distinct = max(1, turns // count)
         with torch.inference_mode():
             runs = [

@@ -19,9 +19,10 @@ from pieria.engine.plan import Chunk, Draw
 from pieria.engine.runner_config import RunnerConfig
 from pieria.engine.scheduler import SchedulerConfig
 from pieria.hardware import cpu, devices
-from pieria.models.config import ModelConfig
+from pieria.models.config import ModelConfig, MoeConfig
 from pieria.models.decoder import Decoder
 from pieria.models.keys import Keys
+from pieria.models.moe import Stack
 from pieria.models.registry import model_config
 from pieria.parallel.mesh import Mesh
 from pieria.plan.memory import weight_bytes
@@ -29,7 +30,7 @@ from pieria.plan.practice import PIERIA
 from pieria.plan.precision import PRECISIONS
 from pieria.plan.predict import Predictor
 from pieria.plan.record import Record
-from pieria.plan.recorded import RecordedTiming
+from pieria.plan.recorded import RecordedTiming, Weights
 from pieria.plan.replica import Replica
 from pieria.plan.spread import Spread
 from pieria.plan.trace import Glue, Traced
@@ -100,9 +101,17 @@ def predictor(config: ModelConfig, record: Record, scheduler: SchedulerConfig) -
     """Of the same, from what was recorded of the machine."""
     traced = Traced(config, Mesh(), getattr(torch, record.dtype), PAGE_TOKENS)
     precision = PRECISIONS[record.dtype]
-    weights, most = weight_bytes(traced, precision, Spread()), scheduler.max_num_batched_tokens
+    experts = weight_bytes(traced, precision, Spread(), Stack)
+    dense = weight_bytes(traced, precision, Spread()) - experts
+    weights, most = Weights(dense, experts, _chosen(config)), scheduler.max_num_batched_tokens
     timing = RecordedTiming(record, weights, _records(traced), most)
     return Predictor(config, Mesh(), timing, precision, practice=PIERIA, page_tokens=PAGE_TOKENS)
+
+
+def _chosen(config: ModelConfig) -> float:
+    """Share of a layer's experts that a token goes to."""
+    found = [layer.mlp for layer in config.layers if isinstance(layer.mlp, MoeConfig)]
+    return found[0].top / found[0].experts if found else 1.0
 
 
 def _records(traced: Traced) -> bool:

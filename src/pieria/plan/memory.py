@@ -43,11 +43,16 @@ def rank_memory(
     return RankMemory(weights, activation_bytes(traced, tokens), 0, need)
 
 
-def weight_bytes(traced: Traced, precision: Precision, spread: Spread) -> int:
-    """Matrices of layers in their format, everything else in the dtype that it is declared in."""
+def weight_bytes(
+    traced: Traced, precision: Precision, spread: Spread, of: type[Module] = Module
+) -> int:
+    """Matrices of layers in their format, everything else in the dtype that it is declared in.
+
+    of: modules of this kind alone.
+    """
     total = 0.0
     for module in traced.model.modules():
-        if isinstance(module, Module):
+        if isinstance(module, of):
             formatted = Stack if precision.experts_only else Linear | Stack
             in_format = isinstance(module, formatted) and module.path.startswith("layers.")
             for name, parameter in module.named_parameters(recurse=False):

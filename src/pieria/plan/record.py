@@ -5,6 +5,7 @@ Knows the table's form and its file. Does not measure, and does not predict: `re
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -75,14 +76,16 @@ class Reread:
     bytes: tuple[float, ...]
     rates: tuple[float, ...]
 
-    def share(self, size: float) -> float:
-        """Of what is between the cache's time and memory's: how much it takes to read `size`."""
+    def share(self, size: Any) -> Any:
+        """Of what is between the cache's time and memory's: how much more it takes to read what was
+        read `size` bytes ago.
+        """
         seconds = [1 / rate for rate in self.rates]
         near, far = min(seconds), seconds[-1]
         if near == far:
-            return 1.0
-        here = float(np.interp(size, self.bytes, seconds))
-        return min(1.0, max(0.0, (here - near) / (far - near)))
+            return np.ones_like(np.asarray(size, float))
+        here = np.interp(size, self.bytes, seconds)
+        return np.clip((here - near) / (far - near), 0.0, 1.0)
 
 
 @dataclass(frozen=True)

@@ -21,30 +21,60 @@ from pieria.plan.timing import Seconds
 from pieria.plan.work import Exchange, Experts, Latents, Product, Spans, Stream, Work
 
 
+@dataclass(frozen=True)
+class Weights:
+    """Bytes of a model's. dense: that every step reads. experts: of which each token chooses the
+    share `chosen`, all as often.
+    """
+
+    dense: float
+    experts: float = 0.0
+    chosen: float = 1.0
+
+    def touched(self, tokens: Any) -> Any:
+        """Share of experts that so many tokens choose."""
+        return 1 - (1 - self.chosen) ** np.asarray(tokens, float)
+
+    def read(self, tokens: Any) -> Any:
+        """By a step of so many, or by several steps of as many together."""
+        return self.dense + self.experts * self.touched(tokens)
+
+
+LONGEST = 256
+"""Steps after which an expert that was not chosen is taken to be in no cache."""
+
+
 @dataclass
 class RecordedTiming:
-    """weights: bytes of the model's, all of which a step reads: as far as they fit, they stay in
-    the last cache. replays: steps of one token a request are replayed, as every call in them can be
+    """weights: what was read again a moment ago is still in the last cache, as far as what was read
+    since then fits it: a step's weights since the step before, experts since they were last chosen.
+    A call's rows stand for the tokens of its step. replays: steps of one token a request are replayed, as every call in them can be
     recorded, and so are those of `prompt` tokens of one request, as many as a step may have; 0: no
     such step. notes: what was not recorded and what stands in for it; how often it was asked for.
     """
 
     record: Record
-    weights: float
+    weights: Weights
     replays: bool = True
     prompt: int = 0
     notes: dict[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self._made: dict[Any, Any] = {}
-        self._from_memory = self.record.reread.share(self.weights)
         self.width = 4 if self.record.dtype == "float32" else 2
 
-    def seconds(self, table: Products | Attended | Chosen) -> Array:
-        """What was recorded, for weights as many as this model has."""
-        near, far = np.array(table.cached, float), np.array(table.seconds, float)
-        made: Array = near + self._from_memory * (far - near)
-        return made
+    def far(self, tokens: Any) -> Any:
+        """How much of what every step reads comes from memory in steps of so many tokens."""
+        return self.record.reread.share(self.weights.read(tokens))
+
+    def _experts_far(self, tokens: Any) -> Any:
+        """The same of experts, by how many steps ago one was last chosen."""
+        tokens = np.maximum(np.asarray(tokens, float), 1.0)[..., None]
+        ago = np.arange(1, LONGEST + 1)
+        again = self.weights.touched(tokens)
+        weight = again * (1 - again) ** (ago - 1)
+        found = weight * self.record.reread.share(self.weights.read(tokens * ago))
+        return found.sum(-1) + (1 - again[..., 0]) ** LONGEST
 
     def note(self, text: str) -> None:
         self.notes[text] = self.notes.get(text, 0) + 1
@@ -99,22 +129,22 @@ class RecordedTiming:
 
     def spans(self, work: Spans) -> "RecordedSpans":
         shape = replace(work, queries=(), contexts=())
-        made: RecordedSpans = self._once(shape, lambda: RecordedSpans(self, shape))
+        made: RecordedSpans = self.once(shape, lambda: RecordedSpans(self, shape))
         return made
 
     def _product(self, work: Product, dtype: str) -> Any:
         wanted = "gated_linear" if work.gated else "linear"
         rows = np.maximum(work.rows, 1)
         outer = work.outer * work.parts
-        grid = self._once((wanted, dtype), lambda: self._products(wanted, dtype))
+        pair: Pair = self.once((wanted, dtype), lambda: self._products(wanted, dtype))
         least = self.roof(*_product_cost(rows, outer, work.inner, dtype))
-        return least / grid(rows, outer, work.inner)
+        return least * pair(self.far(rows), rows, outer, work.inner)
 
     def roof(self, flops: Any, size: Any) -> Any:
         """The sum, for a processor's threads compute and wait in turns; it is only a shape."""
         return flops / self.record.peak + size / self.record.bandwidth
 
-    def _products(self, op: str, dtype: str) -> Grid:
+    def _products(self, op: str, dtype: str) -> "Pair":
         found = next((p for p in self.record.products if (p.op, p.dtype) == (op, dtype)), None)
         if found is None:
             self.note(f"{op} in {dtype}: as in {self.record.dtype}")
@@ -122,7 +152,7 @@ class RecordedTiming:
         axes = tuple(np.array(axis, float) for axis in (found.rows, found.outer, found.inner))
         rows, outer, inner = np.meshgrid(*axes, indexing="ij")
         least = self.roof(*_product_cost(rows, outer, inner, dtype))
-        return Grid(axes, least / self.seconds(found))
+        return Pair.of(axes, least, found)
 
     def _experts(self, work: Experts) -> Any:
         sizes = work.hidden, work.size, work.top, work.here, work.total
@@ -140,17 +170,17 @@ class RecordedTiming:
             )
         found = like.hidden, like.size, like.top, like.total, like.total
 
-        def make() -> Grid:
+        def make() -> Pair:
             tokens = np.array(like.tokens, float)
             flops, moved = experts_cost(tokens, found, self.width, self.width, BALANCED)
-            return Grid((tokens,), self.roof(flops, moved) / self.seconds(like))
+            return Pair.of((tokens,), self.roof(flops, moved), like)
 
-        grid: Grid = self._once(found, make)
+        pair: Pair = self.once(found, make)
         tokens = np.maximum(work.tokens, 1)
         flops, moved = experts_cost(tokens, sizes, self.width, self.width, BALANCED)
         # Utilisation depends on the rows that an expert gets.
         alike = (work.top / work.total) / (like.top / like.total)
-        return self.roof(flops, moved) / grid(tokens * alike)
+        return self.roof(flops, moved) * pair(self._experts_far(tokens), tokens * alike)
 
     def _stream(self, work: Stream) -> Any:
         curves = {curve.op: curve for curve in self.record.moved}
@@ -158,15 +188,39 @@ class RecordedTiming:
             self.note(f"{work.op}: as fast as rms_norm")
         curve = curves.get(work.op, curves["rms_norm"])
         axis = np.array(curve.bytes)
-        grid: Grid = self._once(curve.op, lambda: Grid((axis,), axis / np.array(curve.seconds)))
+        grid: Grid = self.once(curve.op, lambda: Grid((axis,), axis / np.array(curve.seconds)))
         size = np.maximum(work.bytes, 1.0)
         # A call takes no less than the smallest that was measured.
         return np.maximum(size, axis[0]) / grid(size)
 
-    def _once(self, key: Any, make: Callable[[], Any]) -> Any:
+    def once(self, key: Any, make: Callable[[], Any]) -> Any:
+        """What was made for this key before, or is now."""
         if key not in self._made:
             self._made[key] = make()
         return self._made[key]
+
+
+@dataclass(frozen=True)
+class Pair:
+    """How many times the roofline's time calls take, with operands from the cache and from memory."""
+
+    near: Grid
+    far: Grid
+
+    @classmethod
+    def of(cls, axes: tuple[Array, ...], least: Array, table: Products | Attended | Chosen) -> "Pair":
+        """least: the roofline's seconds at each place of the table."""
+        return cls(*(Grid(axes, least / np.array(s, float)) for s in (table.cached, table.seconds)))
+
+    def __call__(self, far: Any, *place: Any) -> Any:
+        """far: the share that comes from memory."""
+        near = 1 / self.near(*place)
+        return near + far * (1 / self.far(*place) - near)
+
+    def at(self, far: float, first: float, second: float) -> float:
+        """Of two axes at one place: the same, many times as fast."""
+        near = 1 / self.near.at(first, second)
+        return near + far * (1 / self.far.at(first, second) - near)
 
 
 def _product_cost(rows: Any, outer: Any, inner: Any, dtype: str) -> tuple[Any, Any]:
@@ -185,10 +239,10 @@ class RecordedSpans:
         self.work = work
         self.window = work.window
         self.timing = timing
-        self.generation = self._grid("generation")
-        self.context = self._grid("context")
+        self.generation = self._pair("generation")
+        self.context = self._pair("context")
 
-    def _grid(self, phase: str) -> Grid:
+    def _pair(self, phase: str) -> Pair:
         work, timing = self.work, self.timing
 
         def distance(one: Attended) -> float:
@@ -217,7 +271,7 @@ class RecordedSpans:
         read = requests * context
         cost = self._cost(like.heads, like.groups, 2 * like.size, queries, pairs, read)
         least = timing.roof(*cost)
-        return Grid(axes, least / timing.seconds(like))
+        return Pair.of(axes, least, like)
 
     def _cost(
         self, heads: int, groups: int, sizes: int, queries: Any, pairs: Any, read: Any
@@ -236,14 +290,16 @@ class RecordedSpans:
 
     def seconds(self, span: Span) -> float:
         """Of all requests of a step."""
-        seconds = 0.0
+        seconds, timing = 0.0, self.timing
+        tokens = span.singles + sum(queries for queries, _ in span.prompts)
+        far: float = timing.once(("far", tokens), lambda: float(timing.far(tokens)))
         if span.singles:
-            least = self.timing.roof(*self._singles(span))
-            seconds = least / self.generation.at(span.singles, span.context / span.singles)
+            least = timing.roof(*self._singles(span))
+            seconds = least * self.generation.at(far, span.singles, span.context / span.singles)
         if span.prompts:
             flops, moved, pairs = self._prompts(span.prompts)
             alike = max(1.0, sqrt(2 * pairs / len(span.prompts)))
-            seconds += self.timing.roof(flops, moved) / self.context.at(len(span.prompts), alike)
+            seconds += timing.roof(flops, moved) * self.context.at(far, len(span.prompts), alike)
         return float(seconds)
 
     def _singles(self, span: Span) -> tuple[Any, Any]:
