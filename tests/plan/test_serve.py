@@ -12,7 +12,7 @@ from pieria import cli
 from pieria.plan.serve import Watchers, serve
 from pieria.plan.serve_options import EngineOptions, LayoutOptions, PlanOptions
 from pieria.plan.serve_report import ServeReport, as_json
-from pieria.plan.show import tables
+from pieria.plan.show import best_headings, best_rows, tables
 
 LOAD = "rate=30,input=200,output=20,requests=60"
 
@@ -43,6 +43,27 @@ def test_a_report_has_what_pages_need(report: ServeReport) -> None:
     labels = [a.what for a in report.assumptions]
     assert "bfloat16 peak" in labels and "memory that the engine may use" in labels
     assert any(a.inferred and a.low and a.high for a in report.assumptions)
+
+
+def test_bounds_are_of_the_same_requests(
+    report: ServeReport, model: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A longer run is not what its bounds are compared with: its ramp is a smaller part of it."""
+    assert report.detail.usual == report.evaluated[0].summary
+    assert best_headings(report) == ["value", "at worst", "at best"]
+    monkeypatch.setattr("pieria.plan.search.ANSWER_TOKENS", 1)
+    load = "rate=200,input=200,output=20,requests=150"
+    found = plan(model, workload=load)
+    detail, whole = found.detail, found.evaluated[0].summary
+    worst, usual, best = detail.worst, detail.usual, detail.best
+    assert worst is not None and best is not None
+    assert (worst.asked, usual.asked, best.asked, whole.asked) == (100, 100, 100, 150)
+    rates = [one.answer_tokens_per_second for one in (worst, usual, best)]
+    assert rates == sorted(rates) and rates[2] < whole.answer_tokens_per_second
+    headings = best_headings(found)
+    assert headings[1] == "of 100 requests" and len(headings) == 4
+    row = next(row for row in best_rows(found) if row.name == "answer tokens/s")
+    assert row.usual == f"{usual.answer_tokens_per_second:,.0f}" != row.value
 
 
 def test_json_has_all_but_single_requests(report: ServeReport) -> None:

@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 
 from pieria.hardware import catalog
+from pieria.hardware.spec import Fact
 from pieria.models.keys import Keys
 from pieria.models.registry import model_config
 from pieria.plan import steady
@@ -34,6 +35,24 @@ def test_longer_prompts_and_skewed_experts_are_slower() -> None:
     assert steady.prompts(POOL, 8192, 8192) < base
     assert steady.prompts(replace(POOL, routing=SKEWED), 8192, 1024) < base
     assert steady.prompts(replace(POOL, practice=replace(WIDE, overlap=0.0)), 8192, 1024) < base
+
+
+def test_exchanges_beside_computing_take_multiprocessors_unless_links_have_engines() -> None:
+    """H100's links have none. Few tokens are exchanged by kernels that occupy none."""
+    free = replace(POOL, practice=replace(WIDE, exchange_units=0.0))
+    assert steady.prompts(POOL, 8192, 1024) < steady.prompts(free, 8192, 1024)
+    assert steady.answers(POOL, 256, 1024) == steady.answers(free, 256, 1024)
+    assert steady.answers(POOL, 257, 1024) < steady.answers(free, 257, 1024)
+    cluster = POOL.cluster
+    tiers = tuple(
+        replace(tier, link=replace(tier.link, copy_engines=Fact(True, "test")))
+        for tier in cluster.tiers
+    )
+    # Sixteen cards need both tiers.
+    for engines, expected in ((tiers[:1], POOL), (tiers, free)):
+        mixed = replace(cluster, tiers=(*engines, *cluster.tiers[len(engines) :]))
+        found = steady.prompts(replace(POOL, cluster=mixed), 8192, 1024)
+        assert found == pytest.approx(steady.prompts(expected, 8192, 1024))
 
 
 def test_room_shrinks_with_context_and_ends() -> None:

@@ -41,10 +41,8 @@ def ways(report: ServeReport) -> Chart | None:
         name="the best, and its bounds",
         mode="markers",
         marker={"color": RED, "size": 14, "symbol": "star"},
-        error_x=_error(first.tpot.p50, [s.tpot.p50 for s in _sides(report)], 1e3),
-        error_y=_error(
-            first.card_tokens_per_second, [s.card_tokens_per_second for s in _sides(report)]
-        ),
+        error_x=_error(report, lambda s: s.tpot.p50, 1e3),
+        error_y=_error(report, lambda s: s.card_tokens_per_second),
         hovertemplate=f"{report.evaluated[0].label}<br>TPOT %{{x:.1f}} ms<extra></extra>",
     )
     says = (
@@ -218,7 +216,7 @@ def results_at_bounds(report: ServeReport) -> Chart | None:
     """What the bounds of the machine's numbers make of the result."""
     if not _sides(report):
         return None
-    usual = report.evaluated[0].summary
+    usual = report.detail.usual
     numbers: tuple[tuple[str, Callable[[Summary], float]], ...] = (
         ("TTFT p50", lambda s: s.ttft.p50),
         ("TTFT p99", lambda s: s.ttft.p99),
@@ -242,8 +240,12 @@ def _sides(report: ServeReport) -> list[Summary]:
     return [side for side in (report.detail.worst, report.detail.best) if side is not None]
 
 
-def _error(value: float, sides: list[float], scale: float = 1.0) -> dict[str, object]:
-    """To the outermost of the sides."""
+def _error(
+    report: ServeReport, of: Callable[[Summary], float], scale: float = 1.0
+) -> dict[str, object]:
+    """Of the best way's number: as much more and less as the bounds make of it."""
+    value, usual = of(report.evaluated[0].summary), of(report.detail.usual)
+    sides = [value * of(side) / usual for side in _sides(report)] if usual else []
     high, low = max([value, *sides]), min([value, *sides])
     return {
         "type": "data",

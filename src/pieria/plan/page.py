@@ -18,7 +18,7 @@ from pieria.plan.calls import calls
 from pieria.plan.charts import charts
 from pieria.plan.explain import derivations
 from pieria.plan.serve_report import ServeReport
-from pieria.plan.show import ERROR_HEADINGS, best_rows, error_cells
+from pieria.plan.show import ERROR_HEADINGS, best_headings, best_rows, error_cells
 
 
 def page(report: ServeReport) -> str:
@@ -29,6 +29,7 @@ def page(report: ServeReport) -> str:
     return environment.from_string(text).render(
         report=report,
         first=first,
+        headings=best_headings(report),
         rows=best_rows(report),
         charts=[(chart, _json(chart.figure.to_plotly_json())) for chart in charts(report)],
         steps=[(step, calls(step.explanation, report.device)) for step in report.detail.steps],

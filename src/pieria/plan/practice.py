@@ -22,7 +22,8 @@ class Practice:
     launch_seconds: host time of one kernel that is not replayed; None: the device's own launch
     cost. host_seconds, host_each: of each step, and for each request in it, on the host while the
     device waits. overlap: share of the shorter of computing and exchanging that runs beside the
-    longer. pipelined: the results of a step are looked at once the next one is launched.
+    longer. exchange_units: of a card's multiprocessors, the share that such exchanges take from
+    computing, where links have no copy engines. pipelined: the results of a step are looked at once the next one is launched.
 
     order, budget, chunked: how prompts are batched; see `closed_loop.Batching`. most_running:
     requests at once. front_seconds, front_token: between a user and the engine, both ways together,
@@ -42,6 +43,7 @@ class Practice:
     host_seconds: float = 0.0
     host_each: float = 0.0
     overlap: float = 0.0
+    exchange_units: float = 0.0
     pipelined: bool = False
     order: Literal["mixed", "prompts"] = "mixed"
     budget: int = 8192

@@ -102,12 +102,12 @@ class Predictor:
         self.mesh = replace(mesh, dp=1, rank=0)
         self.practice = practice
         self.page_tokens = page_tokens
+        self.spread = Spread(mesh.tp, attention_dp, whole_experts)
         self.timing = (
             cluster
             if isinstance(cluster, RecordedTiming)
-            else Timing(cluster, precision, routing, practice)
+            else Timing(cluster, precision, routing, practice, self.spread.ranks)
         )
-        self.spread = Spread(mesh.tp, attention_dp, whole_experts)
         if practice.repeats:
             config = repeated(config, mesh.tp)
         dtype: torch.dtype = getattr(torch, precision.dtype)

@@ -41,14 +41,16 @@ LOADS = (0.1, 0.3, 0.5, 0.65, 0.8, 0.9, 1.0)
 class Best:
     """The best way, in detail.
 
-    worst, best: the same with every number of the cluster at its worst and best bound; None where
-    it does not fit then. curve: at other loads. within_slo: of those, the largest load that enough
+    worst, best: with every number of the cluster at its worst and best bound; None where it does
+    not fit then. usual: with none, of the same requests, which are fewer than the simulation's where
+    that has many. curve: at other loads. within_slo: of those, the largest load that enough
     requests kept the SLO at; None if none did. wire: between two kinds of replicas.
     """
 
     simulation: Simulation
     decisions: tuple[Decision, ...]
     steps: tuple[ExplainedStep, ...]
+    usual: Summary
     worst: Summary | None
     best: Summary | None
     curve: tuple[Summary, ...]
@@ -128,6 +130,7 @@ def _report(
     short = shortened(workload)
     assert short.requests is not None
     curve = load_curve(way, short, slo, min(short.requests, 400), LOADS)
+    usual = found if found.asked <= short.requests else way.run(short, slo)
     kept = [point.offered for point in curve if point.good_share >= slo.share]
     return ServeReport(
         model=subject.name,
@@ -145,6 +148,7 @@ def _report(
             simulation=found,
             decisions=way.answers.decisions,
             steps=typical_steps(way.answers, found, workload),
+            usual=summary(usual, short, way.cards),
             worst=_at_bounds(way, short, slo, "worst"),
             best=_at_bounds(way, short, slo, "best"),
             curve=curve,

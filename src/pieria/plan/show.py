@@ -76,30 +76,51 @@ def ways(report: ServeReport) -> Table:
 
 @dataclass(frozen=True)
 class NumberRow:
-    """A number of the best way; low, high: at the machine's worst and best, for those that vary."""
+    """A number of the best way. low, high: at the machine's worst and best, for those that vary;
+    usual: at neither, of the same requests, where these are fewer.
+    """
 
     name: str
     value: str
+    usual: str = ""
     low: str = ""
     high: str = ""
 
 
 def best(report: ServeReport) -> Table:
     label = report.evaluated[0].label
-    table = Table("", "value", "at worst", "at best", title=f"{label} in {label.precision}")
+    table = Table("", *best_headings(report), title=f"{label} in {label.precision}")
     for row in best_rows(report):
-        table.add_row(row.name, row.value, row.low, row.high)
+        usual = (row.usual,) if _is_bounded_shorter(report) else ()
+        table.add_row(row.name, row.value, *usual, row.low, row.high)
     return table
+
+
+def best_headings(report: ServeReport) -> list[str]:
+    """Of `best_rows`, after their names. Bounds are comparable with `usual`, not with a longer run."""
+    bounds = ["at worst", "at best"]
+    if not _is_bounded_shorter(report):
+        return ["value", *bounds]
+    usual = f"of {report.detail.usual.asked} requests"
+    return ["value", usual, *(f"{side}, of as many" for side in bounds)]
+
+
+def _is_bounded_shorter(report: ServeReport) -> bool:
+    return report.detail.usual.asked != report.evaluated[0].summary.asked
 
 
 def best_rows(report: ServeReport) -> list[NumberRow]:
     """All that is shown of it."""
     detail, s = report.detail, report.evaluated[0].summary
-    usual, *sides = (_numbers(one) if one else None for one in (s, detail.worst, detail.best))
+    usual, *sides = (
+        _numbers(one) if one else None for one in (detail.usual, detail.worst, detail.best)
+    )
     assert usual is not None
     rows = [
-        NumberRow(name, text, *(side[name] if side else "does not fit" for side in sides))
-        for name, text in usual.items()
+        NumberRow(
+            name, text, usual[name], *(side[name] if side else "does not fit" for side in sides)
+        )
+        for name, text in _numbers(s).items()
     ]
     more = {
         "between tokens, p50, p99": _two(s.gaps),

@@ -82,7 +82,8 @@ def room(pool: Pool, context: int, share: float = 0.9) -> int:
     return max(0, int(free / (token * context)))
 
 
-WIDE = replace(SGLANG, name="wide", grouped=True, overlap=1.0)
+WIDE = replace(SGLANG, name="wide", grouped=True, overlap=1.0, exchange_units=20 / 132)
 """Experts over many cards: DeepGEMM's grouped products, and two batches, of which one computes
 while the other exchanges (lmsys.org, 2025-05-05: DeepEP, DeepGEMM, two-batch overlap).
+exchange_units: num_sms in DeepEP's deep_ep/buffer.py, of an H800's 132.
 """

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from pieria.hardware.cluster import ClusterSpec
-from pieria.plan.collectives import Collectives
+from pieria.plan.collectives import LOW_LATENCY_TOKENS, Collectives
 from pieria.plan.practice import Practice
 from pieria.plan.precision import Precision
 from pieria.plan.routing import Routing
@@ -51,8 +51,14 @@ class Timing:
     """What calls take on each card of `cluster`."""
 
     def __init__(
-        self, cluster: ClusterSpec, precision: Precision, routing: Routing, practice: Practice
+        self,
+        cluster: ClusterSpec,
+        precision: Precision,
+        routing: Routing,
+        practice: Practice,
+        ranks: int = 1,
     ) -> None:
+        """ranks: cards that exchange with each other, the most in any exchange."""
         self.cluster = cluster
         self.precision = precision
         self.routing = routing
@@ -60,6 +66,8 @@ class Timing:
         self.roof = Roof(cluster.device)
         self.surfaces = Surfaces(cluster.device)
         self.collectives = Collectives(cluster, practice.one_shot)
+        reach = cluster.tiers.index(cluster.fabric(ranks)) + 1
+        self.copy_engines = all(tier.link.copy_engines for tier in cluster.tiers[:reach])
         self._spans: dict[Spans, SpanTimer] = {}
         self.width = 4 if precision.dtype == "float32" else 2
         native = cluster.device.peak(precision.peak) is not None
@@ -142,7 +150,7 @@ class Timing:
         extra: list[tuple[str, float]] = []
         seconds = computing + exchanging
         if practice.overlap and exchanging:
-            beside = practice.overlap * min(computing, exchanging)
+            beside = practice.overlap * min(computing, exchanging * (1 - self._taken(tokens)))
             extra.append(("exchanged while computing", -beside))
             seconds -= beside
         if singles and tokens <= practice.graph_tokens:
@@ -158,6 +166,11 @@ class Timing:
         if host:
             extra.append(("the host, between steps", host))
         return seconds + host, extra
+
+    def _taken(self, tokens: int) -> float:
+        """The share of computing that exchanges beside it take, in a step of so many tokens."""
+        is_free = self.copy_engines or tokens <= LOW_LATENCY_TOKENS
+        return 0.0 if is_free else self.practice.exchange_units
 
     def spans(self, work: Spans) -> SpanTimer:
         """What times attention of this shape, whatever its queries and contexts."""
