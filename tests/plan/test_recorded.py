@@ -102,7 +102,9 @@ def test_recorded_experts_take_what_they_took() -> None:
 def test_weights_come_from_the_cache_as_far_as_they_fit(weights: float, seconds: float) -> None:
     """Between 20 and 40 MB reading them takes ever longer: in the middle, half of the way."""
     work = Experts("experts", 1024, 4, 16, 16, 512, 256)
-    assert float(RecordedTiming(RECORD, Weights(weights)).of(work).seconds) == pytest.approx(seconds)
+    assert float(RecordedTiming(RECORD, Weights(weights)).of(work).seconds) == pytest.approx(
+        seconds
+    )
     product = Product("x", 10, 1000, 500, 1, "layer", False)
     whole = least(2 * 10 * 1000 * 500, 2 * (500 * 1000 + 10 * 1500)) / 0.5
     found = float(RecordedTiming(RECORD, Weights(weights)).of(product).seconds)

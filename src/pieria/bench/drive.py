@@ -15,8 +15,8 @@ from pieria.engine.sampling_params import SamplingParams
 from pieria.engine.scheduler import Scheduler
 
 PARAMS = SamplingParams(temperature=1.0, max_tokens=None, ignore_eos=True)
-"""Tokens are sampled: made-up weights that take the likeliest one repeat it without end, and with it
-the experts that it goes to, whose weights then stay in a cache. Texts do not.
+"""Tokens are sampled: made-up weights that take the likeliest one repeat it without end, and with
+it the experts that it goes to, whose weights then stay in a cache. Texts do not.
 """
 
 

@@ -148,8 +148,9 @@ class Collectives:
 LOW_LATENCY_TOKENS = 256
 LOW_LATENCY_BYTES = LOW_LATENCY_TOKENS * 7168 * 2
 """Of a rank's tokens: DeepEP's kernels for few tokens send each copy by itself, need no host in
-between, and occupy no multiprocessor while they wait; those for many send a token to each node once, which hands it on (deepseek-ai/DeepEP,
-README: 128 tokens a batch, and the pre-training setting of 4096).
+between, and occupy no multiprocessor while they wait; those for many send a token to each node
+once, which hands it on (deepseek-ai/DeepEP, README: 128 tokens a batch, and the pre-training
+setting of 4096).
 """
 
 

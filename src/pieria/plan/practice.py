@@ -23,7 +23,8 @@ class Practice:
     cost. host_seconds, host_each: of each step, and for each request in it, on the host while the
     device waits. overlap: share of the shorter of computing and exchanging that runs beside the
     longer. exchange_units: of a card's multiprocessors, the share that such exchanges take from
-    computing, where links have no copy engines. pipelined: the results of a step are looked at once the next one is launched.
+    computing, where links have no copy engines. pipelined: the results of a step are looked at once
+    the next one is launched.
 
     order, budget, chunked: how prompts are batched; see `closed_loop.Batching`. most_running:
     requests at once. front_seconds, front_token: between a user and the engine, both ways together,

@@ -48,9 +48,10 @@ LONGEST = 256
 class RecordedTiming:
     """weights: what was read again a moment ago is still in the last cache, as far as what was read
     since then fits it: a step's weights since the step before, experts since they were last chosen.
-    A call's rows stand for the tokens of its step. replays: steps of one token a request are replayed, as every call in them can be
-    recorded, and so are those of `prompt` tokens of one request, as many as a step may have; 0: no
-    such step. notes: what was not recorded and what stands in for it; how often it was asked for.
+    A call's rows stand for the tokens of its step. replays: steps of one token a request are
+    replayed, as every call in them can be recorded, and so are those of `prompt` tokens of one
+    request, as many as a step may have; 0: no such step. notes: what was not recorded and what
+    stands in for it; how often it was asked for.
     """
 
     record: Record
@@ -202,13 +203,15 @@ class RecordedTiming:
 
 @dataclass(frozen=True)
 class Pair:
-    """How many times the roofline's time calls take, with operands from the cache and from memory."""
+    """How many times the roofline's time calls take, operands in the cache and in memory."""
 
     near: Grid
     far: Grid
 
     @classmethod
-    def of(cls, axes: tuple[Array, ...], least: Array, table: Products | Attended | Chosen) -> "Pair":
+    def of(
+        cls, axes: tuple[Array, ...], least: Array, table: Products | Attended | Chosen
+    ) -> "Pair":
         """least: the roofline's seconds at each place of the table."""
         return cls(*(Grid(axes, least / np.array(s, float)) for s in (table.cached, table.seconds)))
 

@@ -42,8 +42,8 @@ class Best:
     """The best way, in detail.
 
     worst, best: with every number of the cluster at its worst and best bound; None where it does
-    not fit then. usual: with none, of the same requests, which are fewer than the simulation's where
-    that has many. curve: at other loads. within_slo: of those, the largest load that enough
+    not fit then. usual: at neither, of the same requests: fewer than the simulation's where those
+    are many. curve: at other loads. within_slo: of those, the largest load that enough
     requests kept the SLO at; None if none did. wire: between two kinds of replicas.
     """
 

@@ -97,7 +97,7 @@ def best(report: ServeReport) -> Table:
 
 
 def best_headings(report: ServeReport) -> list[str]:
-    """Of `best_rows`, after their names. Bounds are comparable with `usual`, not with a longer run."""
+    """Of `best_rows`, after their names. Bounds are to be compared with `usual`."""
     bounds = ["at worst", "at best"]
     if not _is_bounded_shorter(report):
         return ["value", *bounds]
