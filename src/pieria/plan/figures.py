@@ -71,6 +71,8 @@ def bands(rows: "list[tuple[str, float, float, bool]]") -> go.Figure:
     ends = [log10(0.9 * least), log10(1.1 * most)] if is_wide else [least, most]
     pad = 0.0 if is_wide else 0.05 * (most - least)
     figure.update_xaxes(range=[ends[0] - pad, ends[1] + pad])
+    if is_wide:  # names leave little room in narrow windows
+        figure.update_xaxes(tickvals=(0.001, 0.01, 0.1, 1, 10, 100, 1000), ticktext=None)
     kinds = ("inferred", ORANGE, True), ("published or measured", BLUE, False)
     for name, color, is_kind in kinds:
         found = [row for row in rows if row[3] == is_kind]
