@@ -1,8 +1,8 @@
 """What formats cost here and elsewhere: `python -m benchmarks.quality_peers [--formats Q8_0 int8]`.
 
 On the same tokens and against float32 in the same arithmetic, keys and values in float32: a GGUF
-file of llama-quantize in Pieria and in llama.cpp; Pieria's own rounding beside llama.cpp's of as
-many bits; and what `pieria quantize` writes in Pieria and in transformers with compressed-tensors.
+file of llama-quantize in Pieria and in llama.cpp; Pieria's own rounding beside llama.cpp's of the
+same kind; and what `pieria quantize` writes in Pieria and in transformers with compressed-tensors.
 What is installed and made is shared with `benchmarks.peers`. Knows no speeds.
 
 Tokens are counted as llama-perplexity does: of windows of 512, those after the first half.
@@ -39,10 +39,10 @@ FILES = (
     *("Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q2_K", "Q3_K_M", "Q4_K_M", "Q5_K_M", "Q6_K"),
     *("IQ4_NL", "IQ4_XS", "MXFP4"),
 )
-ROUNDED = {"int8-g32": "Q8_0", "int4-g32": "Q4_0", "int4-g32-zp": "Q4_1"}
-"""Formats of --quantize, beside files of as many bits."""
-WRITTEN = ("int8", "fp8")
-"""Formats of `pieria quantize`, whose activations have scales by token."""
+ROUNDED = {"int8-g32": "Q8_0"}
+"""Formats of --quantize, beside files that round weights and activations in the same way."""
+WRITTEN = ("int8", "fp8", "int4-g32", "int4-g32-zp")
+"""Formats of `pieria quantize`; the activations of int4 are rounded here only."""
 FORMATS = (*FILES, *ROUNDED, *WRITTEN)
 
 WINDOW = 512

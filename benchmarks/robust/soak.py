@@ -75,6 +75,12 @@ class Phase:
     requests: Counter[str] = field(default_factory=Counter)
     wrong: list[str] = field(default_factory=list)
 
+    @property
+    def shown(self) -> dict[str, Any]:
+        """For JSON; `asdict` makes counters of pairs."""
+        samples = [asdict(sample) for sample in self.samples]
+        return {"samples": samples, "requests": dict(self.requests), "wrong": self.wrong}
+
     def settled(self) -> list[Sample]:
         """Those after the warm-up."""
         end = self.samples[-1].seconds
@@ -238,7 +244,7 @@ async def soak(
             f" p99 {last.slowest_seconds:.3f} s, {slow.value:+.3f} s an hour"
         )
     if output is not None:
-        phases = {"control": asdict(control), "rude": asdict(rude)}
+        phases = {"control": control.shown, "rude": rude.shown}
         output.write_text(json.dumps(phases, indent=1))
     wrong = judge(control, rude)
     for line in metrics.splitlines():

@@ -1,5 +1,7 @@
 """How the long runs judge: what they would find wrong, they find."""
 
+import json
+
 import numpy as np
 import pytest
 
@@ -60,6 +62,14 @@ def test_what_grows_is_found() -> None:
     assert "memory grows" in judge(phase(), phase(memory=9 * 2**20))[0]
     assert "descriptors: 20, later 22" in judge(phase(), phase(descriptors=2))[0]
     assert "the slowest drift" in judge(phase(), phase(slow=0.5))[0]
+
+
+def test_what_each_pause_showed_can_be_written() -> None:
+    one = phase()
+    one.requests["good"] += 7
+    shown = json.loads(json.dumps(one.shown))
+    assert shown["requests"] == {"good": 7}
+    assert [Sample(**sample) for sample in shown["samples"]] == one.samples
 
 
 def test_a_step_and_twice_the_time_alone_may_be_waited() -> None:
