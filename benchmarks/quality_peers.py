@@ -2,7 +2,8 @@
 
 On the same tokens and against float32 in the same arithmetic, keys and values in float32: a GGUF
 file of llama-quantize in Pieria and in llama.cpp; Pieria's own rounding beside llama.cpp's of the
-same kind; and what `pieria quantize` writes in Pieria and in transformers with compressed-tensors.
+same kind; and what `pieria quantize` writes in Pieria, beside transformers with compressed-tensors,
+which computes the same file or rounds the same weights.
 What is installed and made is shared with `benchmarks.peers`. Knows no speeds.
 
 Tokens are counted as llama-perplexity does: of windows of 512, those after the first half.
@@ -41,9 +42,11 @@ FILES = (
 )
 ROUNDED = {"int8-g32": "Q8_0"}
 """Formats of --quantize, beside files that round weights and activations in the same way."""
-WRITTEN = ("int8", "fp8", "int4-g32", "int4-g32-zp")
-"""Formats of `pieria quantize`; the activations of int4 are rounded here only."""
-FORMATS = (*FILES, *ROUNDED, *WRITTEN)
+WRITTEN = ("int8", "fp8")
+"""Formats of `pieria quantize` whose activations have scales by token."""
+GROUPED = {"int4-g32": True, "int4-g32-zp": False}
+"""Others, of which activations are rounded here only, and whether they are symmetric."""
+FORMATS = (*FILES, *ROUNDED, *WRITTEN, *GROUPED)
 
 WINDOW = 512
 MOST = 1.02
@@ -156,6 +159,21 @@ class Transformers:
         found: Tensor = self._model(torch.tensor([tokens])).logits[0]
         return found
 
+    @torch.no_grad()
+    def round(self, format: str) -> None:
+        """Give all matrices but the output layer's the values of one of GROUPED."""
+        from compressed_tensors.quantization import QuantizationArgs
+        from compressed_tensors.quantization.lifecycle.forward import fake_quantize
+        from compressed_tensors.quantization.utils import compute_dynamic_scales_and_zp
+
+        how = QuantizationArgs(
+            num_bits=4, strategy="group", group_size=32, symmetric=GROUPED[format]
+        )
+        for name, module in self._model.named_modules():
+            if isinstance(module, torch.nn.Linear) and name != "lm_head":
+                scales, zeros = compute_dynamic_scales_and_zp(module.weight, how, module)
+                module.weight.copy_(fake_quantize(module.weight, scales, zeros, how))
+
     def logits(self, hidden_RV: Tensor) -> Tensor:
         return hidden_RV
 
@@ -211,9 +229,12 @@ def _measure(options: QualityPeersOptions, wanted: list[str], rows: dict[str, Ro
         here = Here(reference(exact, windows), device, RealTime())
         theirs: dict[str, Cost] = {}
         for name in wanted:
-            if name in WRITTEN:
+            if name in (*WRITTEN, *GROUPED):
                 folder = models.compressed(name, home)
-                peer, cost = "compressed-tensors", here.cost(Transformers(folder))
+                other = Transformers(folder if name in WRITTEN else sixteen)
+                if name in GROUPED:
+                    other.round(name)
+                peer, cost = "compressed-tensors", here.cost(other)
                 ours = here.computes(folder, STORED)
             else:
                 type = ROUNDED.get(name, name)
