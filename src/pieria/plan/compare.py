@@ -207,8 +207,10 @@ def _served(setting: Setting, users: int) -> tuple[Served, tuple[str, ...]]:
     )
     practice, apart = predictor.practice, layout.attention_dp
     cache_tokens = _cache_tokens(predictor, run.memory)
+    # Ranks of requests that are all asked at once, with equal lengths, have as much to do.
+    ranks = apart if practice.padded and users else 1
     if users:
-        own = max(1, users // apart)
+        own = max(1, users * ranks // apart)
         load = Load(own, prompt, setting.answer, own * run.rounds, run.least, run.cold_seconds)
     else:
         load = Load(practice.most_running, prompt, setting.answer, run.requests // apart)
@@ -226,6 +228,7 @@ def _served(setting: Setting, users: int) -> tuple[Served, tuple[str, ...]]:
         practice.front_each if users else 0.0,
         practice.pipelined,
         predictor.launch_seconds if practice.pipelined else 0.0,
+        ranks=ranks,
     )
     served = closed_loop.serve(
         lambda queries, starts: predictor.seconds(queries, starts, len(queries)), load, batching
@@ -236,7 +239,8 @@ def _served(setting: Setting, users: int) -> tuple[Served, tuple[str, ...]]:
         doubts.append(
             f"operators of this card were not measured: it is given the {like}'s utilisation"
         )
-    return replace(served, tokens_per_second=served.tokens_per_second * apart), tuple(doubts)
+    rate = served.tokens_per_second * (apart // ranks)
+    return replace(served, tokens_per_second=rate), tuple(doubts)
 
 
 def _cache_tokens(predictor: Predictor, share: float) -> float:

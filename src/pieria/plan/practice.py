@@ -24,7 +24,8 @@ class Practice:
     device waits. overlap: share of the shorter of computing and exchanging that runs beside the
     longer. exchange_units: of a card's multiprocessors, the share that such exchanges take from
     computing, where links have no copy engines. pipelined: the results of a step are looked at once
-    the next one is launched.
+    the next one is launched. padded: ranks that have requests of their own and share experts
+    compute, in each step, as many tokens as the fullest of them has.
 
     order, budget, chunked: how prompts are batched; see `closed_loop.Batching`. most_running:
     requests at once. front_seconds, front_token: between a user and the engine, both ways together,
@@ -46,6 +47,7 @@ class Practice:
     overlap: float = 0.0
     exchange_units: float = 0.0
     pipelined: bool = False
+    padded: bool = False
     order: Literal["mixed", "prompts"] = "mixed"
     budget: int = 8192
     chunked: bool = True
@@ -88,10 +90,14 @@ as a graph (sgl-project/sglang pull request 12160); at 40 kernels a layer those 
 Qwen3-4B's takes 16.4 ms for 129 tokens, 5.7 as a graph (wejoncy/sfllm pull request 46): 35 us.
 """
 
-VLLM = replace(ENGINE, name="vllm", budget=2048, host_seconds=0.5e-3, host_each=13e-6)
+VLLM = replace(ENGINE, name="vllm", budget=2048, host_seconds=0.5e-3, host_each=13e-6, padded=True)
 """host: its engine loop alone takes 0.54 ms a step, and 12.7 us more for each request (vLLM 0.27
 without a device, openfabric-systems/simllm pull request 204). Compiled, it launches as the device
 allows.
+
+padded: "forward passes must be aligned", with dummy ones where a rank has no requests
+(docs.vllm.ai, serving/data_parallel_deployment); and coordinate_batch_across_dp pads all ranks to
+the most tokens unless CUDA graphs are off (v1/worker/gpu_model_runner.py, allow_dp_padding).
 """
 
 SGLANG = replace(
