@@ -41,6 +41,9 @@ CALLERS = 32
 WARM_UP = 1 / 6
 """The part of the time that is not counted: ten minutes of an hour."""
 
+LEAST_MINUTES = 5
+"""Of which three pauses and more count."""
+
 BAD: tuple[tuple[bytes, int], ...] = (
     (b"{", 400),
     (b'{"model": "m"}', 400),
@@ -234,6 +237,9 @@ async def soak(
         rude = await load.run(minutes * 60, rate, rude=True)
         metrics = (await load.http.get("/metrics")).text
         await load.http.aclose()
+    if output is not None:
+        phases = {"control": control.shown, "rude": rude.shown}
+        output.write_text(json.dumps(phases, indent=1))
     for name, phase in (("good alone", control), ("all kinds", rude)):
         last, memory = phase.samples[-1], phase.slope_of("memory_bytes")
         slow = phase.slope_of("slowest_seconds")
@@ -243,9 +249,6 @@ async def soak(
             f" {last.descriptors} descriptors, {last.threads} threads;"
             f" p99 {last.slowest_seconds:.3f} s, {slow.value:+.3f} s an hour"
         )
-    if output is not None:
-        phases = {"control": control.shown, "rude": rude.shown}
-        output.write_text(json.dumps(phases, indent=1))
     wrong = judge(control, rude)
     for line in metrics.splitlines():
         if line.startswith(("pieria:engine_restarts_total", "pieria:cache_repairs_total")):
@@ -263,6 +266,8 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output-json", type=Path, help="what each pause showed")
     options = parser.parse_args()
+    if min(options.minutes, options.control_minutes) < LEAST_MINUTES:
+        parser.error(f"each part takes at least {LEAST_MINUTES} minutes, or it shows no slope")
     end_when_told()
     from tests.models import tiny
 
