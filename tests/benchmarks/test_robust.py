@@ -48,7 +48,7 @@ def phase(memory: float = 0.0, descriptors: int = 0, slow: float = 0.0) -> Phase
         Sample(
             60.0 * minute,
             int(2**28 + memory * minute / 60 + 1000 * (minute % 3)),
-            20 + descriptors * (minute > 40),
+            20 + descriptors * (minute > 40) + (minute % 7 == 4),
             9,
             0.1 + slow * minute / 60 + 0.001 * (minute % 2),
         )

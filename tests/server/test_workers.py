@@ -50,6 +50,15 @@ async def all_turns(workers: Workers, stuck: Stuck) -> list["asyncio.Task[str]"]
     return tasks
 
 
+async def test_all_threads_are_there_from_the_beginning() -> None:
+    before = set(threading.enumerate())
+    workers = Workers()
+    begun = set(threading.enumerate()) - before
+    assert len(begun) == AT_ONCE + MOST_OVERDUE
+    await asyncio.gather(*(workers.run(lambda: None, LATE) for _ in range(3 * AT_ONCE)))
+    assert set(threading.enumerate()) - before == begun
+
+
 async def test_what_is_overdue_takes_nobodys_turn(stuck: Stuck) -> None:
     workers = Workers()
     await overdue(workers, stuck, MOST_OVERDUE - 1)

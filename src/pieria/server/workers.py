@@ -5,6 +5,7 @@ too much of that goes on, nothing new is begun. Knows threads and time. Does not
 """
 
 import asyncio
+import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, TypeVar
@@ -27,7 +28,12 @@ class Workers:
 
     def __init__(self) -> None:
         # Those that are in time when the last one is begun may become overdue, too.
-        self._threads = ThreadPoolExecutor(AT_ONCE + MOST_OVERDUE, "prepare")
+        threads = AT_ONCE + MOST_OVERDUE
+        self._threads = ThreadPoolExecutor(threads, "prepare")
+        # All begin now, as each waits for the others: a process whose threads grow leaks them.
+        met = threading.Barrier(threads)
+        for _ in range(threads):
+            self._threads.submit(met.wait)
         self._turns = asyncio.Semaphore(AT_ONCE)
         self._late: set[Future[Any]] = set()
         self._watched: set[asyncio.Task[Any]] = set()
