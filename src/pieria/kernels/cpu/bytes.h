@@ -41,6 +41,15 @@ inline V load_as(const e4m3* from) {
     return load_as<V>(halves) * 256.0f;
 }
 
+// The lowest byte of each lane. A conversion that is copied from would be made byte by byte.
+inline i8 low_bytes(i32 x) {
+#if defined(__AVX512F__)
+    return reinterpret_cast<i8>(_mm512_cvtepi32_epi8(reinterpret_cast<__m512i>(x)));
+#else
+    return __builtin_convertvector(x, i8);
+#endif
+}
+
 // The nearest integers, ties to the even one; anything where there is none.
 inline i32 nearest(f32 x) {
 #if defined(__AVX512F__)

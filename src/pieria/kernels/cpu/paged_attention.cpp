@@ -122,7 +122,7 @@ struct Worker {
             place(keys, key_size * (part.few() ? STEP : BLOCK) / PANEL);
             place(values, part.few() ? 0 : value_size * columns / PANEL);
             place(scores, (part.few() ? groups * part.rows : MAX_ROWS) * STRIDE);
-            place(queries, groups * part.rows * query_size);
+            place(queries, groups * part.rows * query_size + LANES);
             place(key_scales, ROUNDED<S> ? groups * BLOCK : 0);
             place(value_scales, ROUNDED<S> ? groups * BLOCK : 0);
             place(gains, groups * Gain::size(a, part));
@@ -198,17 +198,36 @@ struct Worker {
     void pack_queries(int64_t g, int64_t tile) {
         const int64_t first = part.first_row(tile), rows = part.first_row(tile + 1) - first;
         typename K::A* out = packed_queries(g, tile);
+        const T* from[MAX_ROWS];
         for (int64_t r = 0; r < rows; ++r) {
             const auto [token, head] = place(g, first + r);
-            const T* q = static_cast<const T*>(a.q) + token * a.token_stride + head * a.head_stride;
-            if constexpr (INTEGERS<S>) {
-                K::pack(K::count(a.dtype), q, a.keys.size, steps, r, rows, out);
-            } else if constexpr (M::DEPTH == 2) {
-                for (int64_t k = 0; k < a.keys.size / 2; ++k)
-                    out[k * rows + r] = M::join(q[2 * k], q[2 * k + 1]);
-                if (a.keys.size % 2) out[(steps - 1) * rows + r] = M::join(q[a.keys.size - 1], T{});
-            } else {
-                for (int64_t k = 0; k < a.keys.size; ++k) out[k * rows + r] = widen(q[k]);
+            from[r] = static_cast<const T*>(a.q) + token * a.token_stride + head * a.head_stride;
+            if constexpr (INTEGERS<S>)
+                K::pack(K::count(a.dtype), from[r], a.keys.size, steps, r, rows, out);
+        }
+        if constexpr (!INTEGERS<S>) pack_tile(from, rows, out);
+    }
+
+    // As a product takes them, [query_size][rows]. What is stored beyond a step's rows belongs to
+    // the next, which comes later.
+    template <class T>
+    void pack_tile(const T* const* from, int64_t rows, typename K::A* out) {
+        for (int64_t at = 0; at < a.keys.size; at += CHUNK<T>) {
+            const Count<T> count(a.keys.size - at);
+            u32 copies[LANES] = {}, v[LANES];
+            for (int64_t r = 0; r < rows; ++r) copies[r] = count.of(from[r] + at);
+            load_columns(reinterpret_cast<const uint32_t*>(copies), LANES, v);
+            const int64_t some = ceil_div(count.count, PER_LANE<T>);
+            for (int64_t i = 0; i < some; ++i) {
+                if constexpr (M::DEPTH == 1 && PER_LANE<T> == 2) {
+                    store_vector(out, v[i] << 16);
+                    out += rows;
+                    if (2 * i + 1 == count.count) break;
+                    store_vector(out, v[i] & UPPER);
+                } else {
+                    store_vector(out, v[i]);
+                }
+                out += rows;
             }
         }
     }

@@ -238,11 +238,11 @@ __attribute__((noinline)) void pack_values(const Tokens<T>& tokens, Ahead& ahead
 template <class T>
 inline void in_order(f32 (&v)[PANEL_VECTORS]) {
     if constexpr (PER_LANE<T> == 2) {
-        float even[LANES], odd[LANES], all[PANEL];
-        store_vector(even, v[0]);
-        store_vector(odd, v[1]);
-        for (int i = 0; i < LANES; ++i) all[2 * i] = even[i], all[2 * i + 1] = odd[i];
-        std::memcpy(&v, all, sizeof v);
+        const f32 even = v[0], odd = v[1];
+        v[0] = __builtin_shufflevector(even, odd, 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22,
+                                       7, 23);
+        v[1] = __builtin_shufflevector(even, odd, 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14,
+                                       30, 15, 31);
     }
 }
 

@@ -97,7 +97,7 @@ void gated_of(const Gated& a) {
         const int64_t begin = division.first(block, 0);
         each_tile(division, block, gates, [&]<int R>(int64_t first, f32(&c)[R][PANEL_VECTORS]) {
             f32 other[R][PANEL_VECTORS];
-            std::memcpy(other, ups + (first - begin) * PANEL, sizeof other);
+            read<R>(ups + (first - begin) * PANEL, other);
             add_bias<T, R>(a.gate.bias, column, columns, c);
             add_bias<T, R>(a.up.bias, column, columns, other);
             for (int r = 0; r < R; ++r)

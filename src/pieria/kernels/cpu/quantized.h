@@ -108,6 +108,14 @@ inline int64_t row_bytes(int64_t numbers, int64_t inputs) {
 void multiply_block(const Layout& l, const char* panel, int64_t inputs, char* rows,
                     const Division& division, int64_t block, float* c);
 
+// A tile's sums, in place of a copy: that would be a call.
+template <int R>
+inline void read(const float* sums, f32 (&c)[R][PANEL_VECTORS]) {
+#pragma GCC unroll 14
+    for (int r = 0; r < R; ++r)
+        for (int v = 0; v < PANEL_VECTORS; ++v) c[r][v] = load(sums + r * PANEL + v * LANES);
+}
+
 // body.operator()<R>(a tile's first row in all, its sums) for every tile of a block whose sums are
 // in [rows of the block][32].
 template <class Body>
@@ -117,7 +125,7 @@ inline void each_tile(const Division& division, int64_t block, const float* sums
         const int64_t first = division.first(block, tile);
         with_rows(division.first(block, tile + 1) - first, [&]<int R>() {
             f32 c[R][PANEL_VECTORS];
-            std::memcpy(c, sums + (first - begin) * PANEL, sizeof c);
+            read<R>(sums + (first - begin) * PANEL, c);
             body.template operator()<R>(first, c);
         });
     }

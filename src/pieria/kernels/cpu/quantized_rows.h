@@ -18,23 +18,27 @@ inline f32 load_part(const T* row, int64_t at, int64_t inputs) {
 }
 
 inline int32_t sum(i32 v) {
+#if defined(__AVX512F__)
+    return _mm512_reduce_add_epi32(reinterpret_cast<__m512i>(v));
+#else
     int32_t x[LANES];
     store_vector(x, v);
     for (int width = LANES / 2; width > 0; width /= 2)
         for (int i = 0; i < width; ++i) x[i] += x[i + width];
     return x[0];
+#endif
 }
 
-// 16 numbers from `at` on, times `inverse`, as codes of row r; gives their sum.
+// 16 numbers from `at` on, times `inverse`, as codes of a row; gives them.
 template <class T>
-inline int32_t round16(const T* row, int64_t at, int64_t inputs, float inverse, uint32_t* out,
-                       int64_t rows) {
+inline i32 round16(const T* row, int64_t at, int64_t inputs, float inverse, uint32_t* out,
+                   int64_t rows) {
     const i32 whole = nearest(load_part(row, at, inputs) * inverse);
-    const i8 bytes = __builtin_convertvector(whole, i8);
+    const i8 bytes = low_bytes(whole);
     uint32_t four[4];
     std::memcpy(four, &bytes, sizeof four);
     for (int i = 0; i < 4; ++i) out[(at / 4 + i) * rows] = four[i];
-    return sum(whole);
+    return whole;
 }
 
 template <class T, class RowOf>
@@ -52,12 +56,13 @@ void round_ints(RowOf&& row_of, int64_t rows, int64_t inputs, bool groups, char*
             }
             const float limit = max(most);
             const float inverse = limit > LEAST ? 127.0f / limit : 0.0f;
-            int32_t total = 0;
+            i32 totals{};
             for (int64_t at = begin; at < begin + size; at += LANES) {
-                const int32_t part = round16(row, at, inputs, inverse, out.codes + r, rows);
-                total += part;
-                if (groups) out.starts16[at / LANES * rows + r] = -ZERO * part;
+                const i32 part = round16(row, at, inputs, inverse, out.codes + r, rows);
+                totals += part;
+                if (groups) out.starts16[at / LANES * rows + r] = -ZERO * sum(part);
             }
+            const int32_t total = sum(totals);
             const float scale = (limit > LEAST ? limit / 127.0f : 0.0f) + sum(bad);
             out.scales[g] = scale;
             out.starts[g] = -ZERO * total;

@@ -38,11 +38,16 @@ void rms_norm_of(const RmsNorm& a) {
                 if (left) store(sum + whole, load(x + whole, left) + load(y + whole, left), left);
                 x = sum;
             }
+            // Four chains of additions, so that none waits for another.
             f32 squares[4] = {};
-            for (int64_t i = 0; i < whole; i += LANES) {
+            const auto add = [&](int chain, int64_t i) {
                 const f32 v = load(x + i);
-                squares[i / LANES % 4] += v * v;
-            }
+                squares[chain] += v * v;
+            };
+            int64_t i = 0;
+            for (; i + 4 * LANES <= whole; i += 4 * LANES)
+                for (int chain = 0; chain < 4; ++chain) add(chain, i + chain * LANES);
+            for (int chain = 0; i < whole; ++chain, i += LANES) add(chain, i);
             if (left) {
                 const f32 v = load(x + whole, left);
                 squares[0] += v * v;

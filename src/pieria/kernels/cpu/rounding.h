@@ -29,7 +29,7 @@ inline i32 e4m3_of(f32 x) {
 inline f32 nearest_e4m3(f32 x) {
     const f32 limit = splat(448.0f);
     const f32 y = x > limit ? limit : x < -limit ? -limit : x;
-    const i8 bytes = __builtin_convertvector(e4m3_of(y), i8);
+    const i8 bytes = low_bytes(e4m3_of(y));
     e4m3 codes[LANES];
     std::memcpy(codes, &bytes, sizeof codes);
     return load_as<f32>(codes);
@@ -50,7 +50,7 @@ inline float round_bytes(int64_t stored, const T* x, int64_t size, uint8_t* code
         f32 v = load_some(x + at, count) * inverse;
         v = v > splat(limit) ? splat(limit) : v < splat(-limit) ? splat(-limit) : v;
         const i32 code = stored == STORED_E4M3 ? e4m3_of(v) : nearest(v);
-        const i8 bytes = __builtin_convertvector(code, i8);
+        const i8 bytes = low_bytes(code);
         std::memcpy(codes + at, &bytes, static_cast<size_t>(count));
     });
     return largest / limit + sum(bad);
