@@ -41,6 +41,9 @@ class PeersOptions:
     patience: float = option(
         300.0, help="seconds; who takes longer for a work is not asked for it again"
     )
+    settle: float = option(
+        30.0, help="seconds for which an engine that has loaded is let be before it is asked"
+    )
     threads: int | None = option(None, help="of each engine; default: one per physical core")
     cache: Path = option(
         default_cache() / "peers", help="folder of the environments and converted models"
@@ -55,6 +58,8 @@ class PeersOptions:
     def __post_init__(self) -> None:
         if self.repeats < 1 or not self.patience > 0 or (self.threads or 1) < 1:
             raise ValueError("repeats, patience and threads must be positive")
+        if not 0 <= self.settle <= 3600:
+            raise ValueError(f"settle={self.settle} must be from 0 to 3600 seconds")
 
 
 def main() -> int:
@@ -109,6 +114,7 @@ def _measure(
         "date": datetime.fromtimestamp(clock.wall(), timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
         "threads": threads,
         "repeats": options.repeats,
+        "settle": options.settle,
         "engines": {
             engine.name: {
                 "version": _version(engine, pythons),
@@ -132,6 +138,7 @@ def _measure(
         threads=threads,
         repeats=options.repeats,
         patience_seconds=options.patience,
+        settle_seconds=options.settle,
         cache_tokens=costs.cache_tokens,
         logs=options.cache / "logs" / model.name / precision.name,
         clock=clock,

@@ -19,15 +19,15 @@ def markdown(
     aims: Mapping[str, str] | None = None,
 ) -> str:
     """facts: model, precision, machine, date, versions and settings of the engines, repeats,
-    threads. aims: by work; None: the works' own, for 16 bits.
+    threads, settle. aims: by work; None: the works' own, for 16 bits.
     """
     names = list(facts["engines"])
     lines = [
         f"# {facts['model']}, {facts['precision']}, on {facts['machine']}",
         "",
         f"{facts['date']}, {facts['threads']} threads. Medians of {facts['repeats']}, engines in"
-        " turn, the others held still; in brackets the range, and n where there are fewer. The last"
-        " columns are Pieria against the best peer, above 1 where Pieria is ahead, the aim for it,"
+        f" turn, the first {facts['settle']:g} s after it has loaded, the others held still; in"
+        " brackets the range, and n where there are fewer. The last columns are Pieria against the best peer, above 1 where Pieria is ahead, the aim for it,"
         " and the share of the machine's limit that Pieria and the best peer reach.",
         "",
         f"Limits in the same run: {results.limits['read'] / 1e9:.1f} GB/s read,"

@@ -82,7 +82,8 @@ class Results:
 class Bench:
     """pythons: by environment, and Pieria's own. patience_seconds: who takes longer for one sample
 
-    of a work gives no further one. save: called whenever a work is done.
+    of a work gives no further one. settle_seconds: for which an engine that has loaded is let be
+    before it is asked, as a server mostly is. save: called whenever a work is done.
     """
 
     engines: Sequence[Engine]
@@ -92,6 +93,7 @@ class Bench:
     threads: int
     repeats: int
     patience_seconds: float
+    settle_seconds: float
     cache_tokens: Callable[[int], int]
     logs: Path
     clock: Clock
@@ -159,6 +161,7 @@ class Bench:
                 self.results.sane[engine.name] = False
                 continue
             stack.callback(session.close)
+            self.clock.sleep(self.settle_seconds)
             session.hold()
             found[engine.name] = session
         return found
@@ -344,6 +347,7 @@ class _Servers:
             _say(f"starting the server of {engine.name}")
             session = self._bench.serve(engine, slots, work.own + work.output + 16)
             self._running[engine.name] = session
+            self._bench.clock.sleep(self._bench.settle_seconds)
         return session
 
     def _close(self) -> None:

@@ -14,6 +14,7 @@ FACTS: dict[str, Any] = {
     "date": "today",
     "threads": 2,
     "repeats": 3,
+    "settle": 30.0,
     "engines": {
         name: {"version": f"{name} 1", "settings": "as it comes"}
         for name in ("pieria", "swift", "broken")

@@ -1,9 +1,13 @@
 """Who has a turn when, and what becomes of those who fail, dawdle or answer wrongly."""
 
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+from benchmarks.peers import run
 from benchmarks.peers.engines import ENGINES, Engine
 from benchmarks.peers.models import REAL, Model
 from benchmarks.peers.precisions import SIXTEEN
@@ -37,6 +41,7 @@ def bench(name: str = REAL, **changes: Any) -> Bench:
         threads=1,
         repeats=3,
         patience_seconds=10.0,
+        settle_seconds=0.0,
         cache_tokens=lambda size: size,
         logs=Path(),
         clock=CountedTime(),
@@ -111,6 +116,33 @@ def test_who_is_not_sane_or_cannot_do_it_has_none() -> None:
     made.results.sane["vllm"] = True
     made._take_turns(work("memory"), sample, once=True)
     assert took == ["pieria", "vllm"]
+
+
+def test_an_engine_that_has_loaded_is_let_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = bench(settle_seconds=30.0)
+    held: list[tuple[str, float]] = []
+
+    class Loaded:
+        def __init__(self, name: str, *_: object) -> None:
+            self.name, self.slots = name, 1
+
+        def hold(self) -> None:
+            held.append((self.name, made.clock.now()))
+
+        def close(self) -> None:
+            pass
+
+    monkeypatch.setattr(run, "Worker", Loaded)
+    monkeypatch.setattr(Bench, "serve", lambda self, engine, *_: Loaded(engine.name))
+    made = replace(made, pythons=dict.fromkeys(NAMES, Path()))
+    with ExitStack() as stack:
+        assert list(made._workers(stack)) == NAMES
+        servers = run._Servers(made, stack)
+        servers.of(made.engines[0], work("server-1"))
+        assert held == [(name, 30.0 * (i + 1)) for i, name in enumerate(NAMES)]
+        assert made.clock.now() == 120.0
+        servers.of(made.engines[0], work("server-1"))
+        assert made.clock.now() == 120.0
 
 
 class Answering:

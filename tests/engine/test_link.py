@@ -147,6 +147,17 @@ def test_threads_get_what_was_sent(ends: Ends) -> None:
     assert from_engine() == FROM_ENGINE
 
 
+def test_a_message_that_waits_is_told(ends: Ends) -> None:
+    front, engine = ends
+    assert not engine.waiting()
+    front.send(TO_ENGINE[0])
+    assert engine.waiting()
+    assert engine.receive() == TO_ENGINE[0]
+    assert not engine.waiting()
+    front.close()
+    assert engine.waiting()
+
+
 async def test_an_event_loop_gets_and_sends_the_same() -> None:
     ours, theirs = socket.socketpair()
     front, engine = await AsyncLink.open(ours, FromEngine), BlockingLink(theirs, ToEngine)

@@ -20,7 +20,7 @@ from pieria.engine.plan import Chunk, Draw, StepPlan
 from pieria.engine.process import Prepared
 from pieria.engine.runner_config import RunnerConfig
 from pieria.engine.scheduler import SchedulerConfig
-from pieria.hardware import cpu, devices
+from pieria.hardware import cpu, devices, memory
 from pieria.hardware.spec import Quantity
 from pieria.models.cache_spec import Array, CacheSpec
 from pieria.models.checkpoint import Checkpoint, open_checkpoint
@@ -134,6 +134,21 @@ def test_memory_is_a_share_of_what_is_free(folder: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(devices, "free_memory", lambda device: Quantity(1 << 20, "B", "a toy"))
     with pytest.raises(ValueError, match="no page of the cache fits .* a toy allows 1 MiB"):
         place(told, Mesh())
+
+
+def test_a_cache_of_a_size_that_was_asked_for_is_had_from_the_start(folder: Path) -> None:
+    """Another may never be used."""
+    before = memory.resident()
+    prepared = place(settings(folder, kv_cache_memory_bytes=256 << 20), Mesh())
+    placed = memory.resident()
+    pieces = sum(1 for _ in prepared.ahead)
+    assert placed - before < 128 << 20
+    assert isinstance(prepared.runner, DeviceRunner)
+    arrays = [array for layer in prepared.runner.caches for array in layer]
+    assert pieces in (0, sum(-(-array.nbytes // memory.PIECE_BYTES) for array in arrays))
+    assert pieces == 0 or memory.resident() - placed > 250 << 20
+    told = settings(folder, kv_cache_memory_bytes=None, memory_fraction=0.01)
+    assert list(place(told, Mesh()).ahead) == []
 
 
 def test_a_step_that_takes_more_than_was_counted_leaves_less_for_the_cache(

@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -108,7 +108,9 @@ def runner() -> Gated:
 class GatedFront(Front):
     """An engine that is ready, around a `Gated` runner."""
 
-    def __init__(self, runner: Gated, monkeypatch: pytest.MonkeyPatch) -> None:
+    def __init__(
+        self, runner: Gated, monkeypatch: pytest.MonkeyPatch, ahead: Iterable[None] = ()
+    ) -> None:
         self.receiving = receiving = threading.Semaphore(0)
 
         class Watched(BlockingLink):
@@ -117,7 +119,7 @@ class GatedFront(Front):
                 return super().receive()
 
         monkeypatch.setattr(process, "BlockingLink", Watched)
-        super().__init__(lambda settings: Prepared(runner, 64, 4, 200, 99))
+        super().__init__(lambda settings: Prepared(runner, 64, 4, 200, 99, ahead=ahead))
         assert isinstance(self.link.receive(), Ready)
         assert receiving.acquire(timeout=20)
         assert receiving.acquire(timeout=20)
@@ -336,6 +338,38 @@ def test_a_runner_that_is_lost_while_idle_ends_the_engine(monkeypatch: pytest.Mo
         *[Progress((), Stats(pages=64), True)] * 3,
         Failed("the device fell off the bus"),
     ]
+
+
+def test_what_is_done_ahead_waits_for_every_request(
+    runner: Gated, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(process, "HEARTBEAT_SECONDS", 0.005)
+    allowed: queue.SimpleQueue[bool] = queue.SimpleQueue()
+    done: list[int] = []
+
+    def ahead() -> Iterator[None]:
+        while allowed.get(timeout=20):
+            done.append(1)
+            yield
+
+    front = GatedFront(runner, monkeypatch, ahead())
+    front.put(add("a", max_tokens=3))  # while the first piece is being done
+    for _ in range(4):
+        allowed.put(True)
+    for _ in range(3):
+        runner.entered.get(timeout=20)
+        assert len(done) == 1
+        runner.go.put(None)
+    story: dict[str, list[Output]] = {}
+    front.tell(story, {"a"})
+    allowed.put(False)
+    while not front.link.receive().idle:
+        pass
+    beats = [front.link.receive() for _ in range(3)]
+    assert len(done) == 4
+    assert [beat.idle for beat in beats] == [True] * 3
+    front.link.send(Shutdown())
+    front.until_end()
 
 
 START_ERRORS = {

@@ -134,6 +134,29 @@ def test_this_machine() -> None:
     assert 0 < memory.available().value <= memory.total().value
 
 
+def test_memory_is_taken_before_it_is_written_to(caplog: pytest.LogCaptureFixture) -> None:
+    small, big = memory.zeros(3 << 20), memory.zeros(64 << 20)
+    big[5 << 20] = 7
+    before = memory.resident()
+    pieces = memory.taken([small, big, memory.zeros(0)])
+    with caplog.at_level("INFO"):
+        count = sum(1 for _ in pieces)
+    if caplog.text:
+        pytest.skip("this system takes memory only when it is written to")
+    assert count == 2 + 32
+    assert 60 << 20 <= memory.resident() - before <= 68 << 20
+    assert big[5 << 20] == 7 and int(big.sum()) == 7
+
+
+def test_memory_that_cannot_be_taken_before(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(memory, "POPULATE_WRITE", 9999)
+    with caplog.at_level("INFO"):
+        assert list(memory.taken([memory.zeros(8 << 20)])) == []
+    assert "taken as it is written to, since not before: Invalid argument" in caplog.text
+
+
 def test_the_peak_of_some_work() -> None:
     """Also where the process had more before, and where less is left after."""
     big = bytearray(b"x") * (96 << 20)

@@ -6,6 +6,7 @@ has no name in any file system or network, so only the two that were given its e
 
 import asyncio
 import contextlib
+import selectors
 import socket
 import struct
 from typing import Any
@@ -64,6 +65,12 @@ class BlockingLink:
     def fileno(self) -> int:
         """What a selector watches."""
         return self._socket.fileno()
+
+    def waiting(self) -> bool:
+        """Whether something has arrived that was not received, be it the end."""
+        with selectors.DefaultSelector() as selector:
+            selector.register(self, selectors.EVENT_READ)
+            return bool(selector.select(0))
 
     def close(self) -> None:
         """End the connection, also for a thread that is receiving."""

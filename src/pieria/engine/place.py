@@ -4,7 +4,7 @@ Knows configs, checkpoints and devices. Does not know plans.
 """
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
@@ -114,6 +114,7 @@ def place(settings: dict[str, Any], mesh: Mesh) -> Prepared:
         ),
         windows=arranged.windows,
         states=sizes.states,
+        ahead=() if config.kv_cache_memory_bytes is None else taken(caches, device),
         watch=partial(_watch, model, steps),
     )
 
@@ -165,6 +166,16 @@ def allocate(
                 )
             caches.append(slots[place.slot])
     return caches
+
+
+def taken(caches: Sequence[LayerCache], device: Device) -> Iterator[None]:
+    """Take the memory of all of this, a piece at every step.
+
+    Worth it for a size that was asked for, since a first write to a page costs a prompt up to a
+    tenth of its time; a share of the machine is taken as it is used, as it may never be.
+    """
+    # By identity: layers share arrays.
+    return devices.taken(device, list({id(a): a for layer in caches for a in layer}.values()))
 
 
 def _agree(sizes: resolve.Sizes, mesh: Mesh, device: Device) -> resolve.Sizes:

@@ -13,7 +13,7 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -58,6 +58,7 @@ class Prepared:
     pages of page_tokens tokens, shared by page tables of these windows, and states of requests;
     max_model_len tokens a request, of ids below `vocabulary`; decisions: (what, value, reason).
     check: called while nothing is to be done; RunnerLost if nothing can be.
+    ahead: steps of what is better done before it is needed, for when nothing is to be done.
     watch: takes what is to be called within a step, whenever a part of it is done.
     """
 
@@ -70,6 +71,7 @@ class Prepared:
     windows: tuple[int | None, ...] = (None,)
     states: int = 0
     check: Callable[[], None] | None = None
+    ahead: Iterable[None] = ()
     watch: Callable[[Callable[[], None]], None] | None = None
 
 
@@ -109,7 +111,7 @@ def run(sock: socket.socket, factory: Factory, box: BlackBox) -> None:
                 Ready(prepared.max_model_len, prepared.vocabulary, engine.stats, prepared.decisions)
             )
             begun = True
-            _loop(engine, link, prepared.check)
+            _loop(engine, link, prepared.check, iter(prepared.ahead))
         finally:
             prepared.runner.close()
     except Closed:
@@ -129,15 +131,21 @@ def run(sock: socket.socket, factory: Factory, box: BlackBox) -> None:
         link.close()
 
 
-def _loop(engine: Engine, link: BlockingLink, check: Callable[[], None] | None) -> None:
+def _loop(
+    engine: Engine,
+    link: BlockingLink,
+    check: Callable[[], None] | None,
+    ahead: Iterator[None],
+) -> None:
     inbox: Inbox = queue.SimpleQueue()
     commands = Commands(engine)
     clock = RealTime()
     told = clock.now()
+    more = True  # to do ahead
     threading.Thread(target=_receive, args=(link, inbox, engine), daemon=True).start()
     while True:
         outputs: list[Output] = []
-        messages = _messages(inbox, wait=engine.idle)
+        messages = _messages(inbox, wait=engine.idle and not more)
         for message, steps in messages:
             if isinstance(message, Shutdown | Closed):
                 return
@@ -151,14 +159,17 @@ def _loop(engine: Engine, link: BlockingLink, check: Callable[[], None] | None) 
                 engine.abort(message.ids, steps)
             elif isinstance(message, Add):
                 outputs += _added(engine, message)
-        if not engine.idle:
+        spare = more and engine.idle and not messages
+        if spare:
+            more = next(ahead, "nothing") is None
+        elif not engine.idle:
             outputs += engine.step()
         elif not messages:
             engine.rest()
             if check is not None:
                 check()
         now = clock.now()
-        if outputs or engine.idle or now - told >= HEARTBEAT_SECONDS:
+        if outputs or (engine.idle and not spare) or now - told >= HEARTBEAT_SECONDS:
             link.send(Progress(tuple(outputs), engine.stats, engine.idle))
             told = now
 

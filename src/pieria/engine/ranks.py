@@ -269,11 +269,14 @@ def main(arguments: list[str]) -> None:
     link.send(Done())
     loaded = False
     try:
-        runner = place(join.settings, _connect(join.settings, store, join.rank)).runner
+        prepared = place(join.settings, _connect(join.settings, store, join.rank))
         loaded = True
         link.send(Done())
+        ahead = iter(prepared.ahead)
         while True:
-            runner.run(link.receive().plan)
+            while not link.waiting() and next(ahead, "nothing") is None:
+                pass
+            prepared.runner.run(link.receive().plan)
     except Closed:
         return  # the first rank is gone, or wants no more
     except Exception as error:

@@ -60,7 +60,7 @@ class RunnerConfig:
         None,
         parse=size,
         metavar="SIZE",
-        help="size of the paged cache of each process, such as 4GiB",
+        help="size of the paged cache of each process, such as 4GiB; taken once there is time",
     )
     memory_fraction: float = option(
         0.5,

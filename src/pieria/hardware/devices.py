@@ -3,7 +3,7 @@
 Knows which kinds there are; each kind's own file knows the rest.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from math import prod
 from typing import Protocol
 
@@ -12,7 +12,17 @@ import torch
 from pieria.hardware import cpu, cuda, memory, musa
 from pieria.hardware.spec import Device, DeviceSpec, Quantity
 
-__all__ = ["Device", "describe", "find", "free_memory", "peak", "present", "program", "zeros"]
+__all__ = [
+    "Device",
+    "describe",
+    "find",
+    "free_memory",
+    "peak",
+    "present",
+    "program",
+    "taken",
+    "zeros",
+]
 
 
 class Kind(Protocol):
@@ -81,6 +91,11 @@ def zeros(device: Device, shape: tuple[int, ...], dtype: torch.dtype) -> torch.T
         # torch.zeros would write every page.
         return memory.zeros(prod(shape) * dtype.itemsize).view(dtype).view(shape)
     return torch.zeros(shape, dtype=dtype, device=device.torch_device)
+
+
+def taken(device: Device, arrays: Sequence[torch.Tensor]) -> Iterator[None]:
+    """Make what `zeros` gave take its memory, a piece at every step; elsewhere it has it."""
+    return memory.taken(arrays) if device.torch_device == "cpu" else iter(())
 
 
 def describe(device: Device, measured: DeviceSpec | None = None) -> list[tuple[str, str]]:

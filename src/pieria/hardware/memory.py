@@ -4,8 +4,10 @@ Knows Linux's accounting. Does not know what the memory is for.
 """
 
 import ctypes
+import logging
 import mmap
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -15,6 +17,12 @@ from pieria.hardware.spec import Quantity
 
 UNLIMITED = 2**60
 """From here on, a limit of a version 1 control group means that there is none."""
+POPULATE_WRITE = 23
+"""MADV_POPULATE_WRITE, for which Python has no name: of madvise(2), since Linux 5.14."""
+PIECE_BYTES = 2 << 20
+"""What is taken at a time: a large page, for which a system needs up to some milliseconds."""
+
+log = logging.getLogger("pieria.hardware.memory")
 
 
 def total(root: Path = ROOT) -> Quantity:
@@ -59,6 +67,27 @@ def zeros(size: int) -> torch.Tensor:
     if hasattr(mmap, "MADV_HUGEPAGE"):
         memory.madvise(mmap.MADV_HUGEPAGE)
     return torch.frombuffer(memory, dtype=torch.uint8)
+
+
+def taken(arrays: Sequence[torch.Tensor]) -> Iterator[None]:
+    """Make what `zeros` gave take its memory now, a piece of each array in turn at every step.
+
+    Values stay as they are, also what is being written meanwhile. Where the system does not offer
+    this the log says so once, and they take memory as they are written to.
+    """
+    libc = ctypes.CDLL(None, use_errno=True)
+    longest = max((array.nbytes for array in arrays), default=0)
+    for start in range(0, longest, PIECE_BYTES):
+        for array in arrays:
+            size = min(PIECE_BYTES, array.nbytes - start)
+            if size <= 0:
+                continue
+            address = ctypes.c_void_p(array.data_ptr() + start)
+            if libc.madvise(address, ctypes.c_size_t(size), POPULATE_WRITE):
+                reason = os.strerror(ctypes.get_errno())
+                log.info("memory is taken as it is written to, since not before: %s", reason)
+                return
+            yield
 
 
 def resident(root: Path = ROOT) -> int:
