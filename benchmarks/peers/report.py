@@ -27,8 +27,9 @@ def markdown(
         "",
         f"{facts['date']}, {facts['threads']} threads. Medians of {facts['repeats']}, engines in"
         f" turn, the first {facts['settle']:g} s after it has loaded, the others held still; in"
-        " brackets the range, and n where there are fewer. The last columns are Pieria against the best peer, above 1 where Pieria is ahead, the aim for it,"
-        " and the share of the machine's limit that Pieria and the best peer reach.",
+        " brackets the range, and n where there are fewer. The last columns are Pieria against"
+        " the best peer, above 1 where Pieria is ahead, the aim for it, and the share of the"
+        " machine's limit that Pieria and the best peer reach.",
         "",
         f"Limits in the same run: {results.limits['read'] / 1e9:.1f} GB/s read,"
         f" {results.limits['bf16'] / 1e9:.0f} GFLOP/s in bfloat16 (torch).",
