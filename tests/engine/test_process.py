@@ -345,14 +345,17 @@ def test_what_is_done_ahead_waits_for_every_request(
 ) -> None:
     monkeypatch.setattr(process, "HEARTBEAT_SECONDS", 0.005)
     allowed: queue.SimpleQueue[bool] = queue.SimpleQueue()
+    begun = threading.Event()
     done: list[int] = []
 
     def ahead() -> Iterator[None]:
+        begun.set()
         while allowed.get(timeout=20):
             done.append(1)
             yield
 
     front = GatedFront(runner, monkeypatch, ahead())
+    assert begun.wait(timeout=20)
     front.put(add("a", max_tokens=3))  # while the first piece is being done
     for _ in range(4):
         allowed.put(True)
