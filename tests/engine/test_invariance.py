@@ -3,6 +3,8 @@ what else is computed with it, how its prompt is split, what is found in the cac
 step was recorded; and every family's steps are recorded, also of experts in few bits.
 """
 
+from collections.abc import Iterator
+
 import pytest
 import torch
 
@@ -13,13 +15,20 @@ from pieria.models.decoder import Decoder
 from pieria.models.keys import Keys
 from pieria.models.parts import replace as hold
 from pieria.models.registry import ARCHITECTURES, SHARED_NAMES, family, model_config
-from pieria.ops.formats import QUANTIZED
 from pieria.ops.kv_write import LARGEST
 from pieria.parallel.mesh import Mesh
 from tests.engine.real import engine, fill
 from tests.engine.test_capture import requests, served
 from tests.engine.test_family_tokens import FAMILIES, SHAPE
+from tests.ops.formats.test_products import FORMATS
+from tests.ops.formats.test_products import held as in_format
 from tests.ops.harness import only
+
+
+@pytest.fixture(autouse=True)
+def kernels() -> Iterator[None]:
+    with only("cpu", "torch"):
+        yield
 
 
 def keys_of(name: str) -> Keys:
@@ -51,15 +60,14 @@ def test_every_family_that_generates_is_tried() -> None:
 @pytest.mark.parametrize("name", FAMILIES)
 def test_steps_are_recorded(name: str, dtype: torch.dtype) -> None:
     """In bfloat16 below, with what comes out."""
-    with only("cpu", "torch"):
-        made = engine(model(name, dtype), records=True)
-        assert served(made, requests()[1:3])
-        assert obstacle(made) is None
+    made = engine(model(name, dtype), records=True)
+    assert served(made, requests()[1:3])
+    assert obstacle(made) is None
 
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_no_bit_depends_on_what_else_is_computed(name: str) -> None:
-    check(name, None)
+    check(model(name, torch.bfloat16))
 
 
 HELD = ("Llama", "Gemma3", "GptOss", "DeepseekV3", "Qwen3Next")
@@ -71,39 +79,40 @@ HELD = ("Llama", "Gemma3", "GptOss", "DeepseekV3", "Qwen3Next")
 def test_no_bit_depends_on_it_where_keys_and_values_are_rounded(
     name: str, held: torch.dtype
 ) -> None:
-    check(name, held)
+    check(model(name, torch.bfloat16), held)
 
 
-def check(name: str, held: torch.dtype | None) -> None:
-    with only("cpu", "torch"):
-        decoder = model(name, torch.bfloat16)
-        alone = {}
-        for message in requests():
-            alone |= served(engine(decoder, held=held, enable_prefix_caching=False), [message])
-        whole = engine(decoder, held=held, records=True, states=256)
-        for _ in range(2):  # the second time on cached beginnings
-            assert served(whole, requests()) == alone
-        assert whole.stats.prefix_hits
-        assert obstacle(whole) is None
-        split = engine(decoder, held=held, max_num_batched_tokens=5, max_num_seqs=4)
-        assert served(split, requests()) == alone
+@pytest.mark.parametrize("format", FORMATS)
+def test_no_bit_depends_on_it_in_any_format(format: str) -> None:
+    """Of --quantize and of GGUF files: embedding, layers and output layer."""
+    check(quantized("Llama", format, hidden_size=256, intermediate_size=512, head_dim=64))
+
+
+def quantized(name: str, format: str, **sizes: int) -> Decoder:
+    """A family's tiny model in bfloat16, its matrices in a format."""
+    keys = {**SHAPE, **FAMILIES[name], "architectures": [f"{name}ForCausalLM"], **sizes}
+    made = fill(Decoder(model_config(Keys(keys, name)), Mesh(), torch.bfloat16))
+    for module in made.declaring():
+        if module.quantizable:
+            hold(module, "weight", in_format(format, module.weight))
+    made.pack()
+    return made
+
+
+def check(decoder: Decoder, held: torch.dtype | None = None) -> None:
+    alone = {}
+    for message in requests():
+        alone |= served(engine(decoder, held=held, enable_prefix_caching=False), [message])
+    whole = engine(decoder, held=held, records=True, states=256)
+    for _ in range(2):  # the second time on cached beginnings
+        assert served(whole, requests()) == alone
+    assert whole.stats.prefix_hits
+    assert obstacle(whole) is None
+    split = engine(decoder, held=held, max_num_batched_tokens=5, max_num_seqs=4)
+    assert served(split, requests()) == alone
 
 
 @pytest.mark.parametrize("format", ["int8", "int8-g32", "int4-g32-zp", "fp8", "fp8-block"])
 @pytest.mark.parametrize("name", ["Mixtral", "GptOss"])
 def test_experts_in_few_bits(name: str, format: str) -> None:
-    """Their steps are recorded, and no bit depends on what else is computed."""
-    keys = {**SHAPE, **FAMILIES[name], "hidden_size": 64, "intermediate_size": 96}
-    config = model_config(Keys({**keys, "architectures": [f"{name}ForCausalLM"]}, name))
-    decoder = fill(Decoder(config, Mesh(), torch.bfloat16))
-    for module in decoder.declaring():
-        if module.quantizable:
-            hold(module, "weight", QUANTIZED[format].quantize(module.weight))
-    with only("cpu", "torch"):
-        decoder.pack()
-        alone = {}
-        for message in requests()[:3]:
-            alone |= served(engine(decoder, enable_prefix_caching=False), [message])
-        whole = engine(decoder, records=True)
-        assert served(whole, requests()[:3]) == alone
-        assert obstacle(whole) is None
+    check(quantized(name, format, hidden_size=64, intermediate_size=96))

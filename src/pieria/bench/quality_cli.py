@@ -52,7 +52,7 @@ def run(options: QualityOptions, clock: Clock, out: Console, progress: Console) 
         first = reference(exact, text, lambda: bar.advance(task))
         for name, kv in ways:
             file, format = chosen[name]
-            shown = name if file is checkpoint else Path(name).name
+            shown = name if file is checkpoint else Path(name).name.removesuffix(".gguf")
             shown += "" if kv == "auto" else f", keys and values {kv}"
             bar.update(task, description=shown)
             dtype = getattr(torch, options.dtype)
@@ -61,7 +61,7 @@ def run(options: QualityOptions, clock: Clock, out: Console, progress: Console) 
             progress.log(f"{shown}: {found[-1].kl:.3g} nats")
             if options.output_json is not None:  # after each, as a run may take hours
                 quality_report.save(options.output_json, settings, found)
-    title = f"{Path(options.model).name} on {sum(map(len, text))} tokens, against float32"
+    title = f"{options.model} on {sum(map(len, text))} tokens, against float32"
     out.print(quality_report.table(found, title))
     if options.output_plot is not None:
         quality_report.plot(options.output_plot, found, title)

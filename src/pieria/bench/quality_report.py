@@ -10,6 +10,12 @@ from rich.table import Table
 
 from pieria.bench.quality import Quality
 
+EXACT = 1e-7
+"""Nats a token: less is the rounding of float32 itself, and would press all else together."""
+
+COLORS = 10
+MARKERS = "os^DvP"
+
 
 def table(found: Sequence[Quality], title: str) -> Table:
     """A row for each format, in their order."""
@@ -38,7 +44,7 @@ def save(path: Path, settings: Mapping[str, Any], found: Sequence[Any]) -> None:
 
 
 def plot(path: Path, found: Sequence[Quality], title: str) -> None:
-    """KL over bits of a weight, and over tokens/s one by one; float32 itself has none.
+    """KL over bits of a weight, and over tokens/s one by one; none of float32 and what is as good.
 
     ValueError if matplotlib is not installed.
     """
@@ -46,22 +52,23 @@ def plot(path: Path, found: Sequence[Quality], title: str) -> None:
         from matplotlib.figure import Figure
     except ImportError:
         raise ValueError("a plot needs matplotlib: install pieria[bench]") from None
-    shown = [one for one in found if one.kl > 0]
+    shown = sorted((one for one in found if one.kl > EXACT), key=lambda one: one.kl, reverse=True)
     figure = Figure(figsize=(13, 6), layout="constrained")
     figure.suptitle(title)
-    axes = figure.subplots(1, 2, sharey=True)
-    for side, name, label in (
-        (axes[0], "bits", "bits of a weight, scales included"),
-        (axes[1], "decode_rate", "decode, tokens/s"),
-    ):
-        for one in shown:
-            place = (getattr(one, name), one.kl)
-            side.plot(*place, "o")
-            side.annotate(
-                one.format, place, textcoords="offset points", xytext=(5, 3), fontsize="small"
-            )
-        side.set(xlabel=label, yscale="log")
+    left, right = figure.subplots(1, 2, sharey=True)
+    for place, one in enumerate(shown):
+        # Formats of as many bits lie together: a legend tells more than names beside the points.
+        color, marker = f"C{place % COLORS}", MARKERS[place // COLORS % len(MARKERS)]
+        left.plot(one.bits, one.kl, marker, color=color)
+        right.plot(one.decode_rate, one.kl, marker, color=color, label=one.format)
+    left.set_xlabel("bits of a weight, scales included")
+    left.set_ylabel("mean KL from float32, nats a token")
+    right.set_xlabel("decode, tokens/s")
+    for side in (left, right):
+        side.set(xscale="log", yscale="log")
+        side.xaxis.set_major_formatter("{x:g}")
+        side.xaxis.set_minor_formatter("{x:g}")
         side.grid(alpha=0.3, which="both")
-    axes[0].set_ylabel("mean KL from float32, nats a token")
+    figure.legend(loc="outside right upper", title="most KL first", fontsize="small")
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path)

@@ -14,7 +14,7 @@ from torch import nn
 from pieria import ops
 from pieria.engine.device_runner import DeviceRunner
 from pieria.engine.layout import layout
-from pieria.engine.place import allocate, captured, recorder, use_threads
+from pieria.engine.place import allocate, runner, use_threads
 from pieria.engine.plan import Chunk, Draw
 from pieria.engine.runner_config import RunnerConfig
 from pieria.engine.scheduler import SchedulerConfig
@@ -70,13 +70,9 @@ def stand(
     runner_config = RunnerConfig("-", dtype=dtype, block_size=PAGE_TOKENS)
     states = 4 * scheduler.max_num_seqs if any(s.state for s in arranged.specs) else 0
     caches = allocate(arranged, range(len(arranged.specs)), pages, states, PAGE_TOKENS, device)
-    steps = None
-    if (records := recorder(model, runner_config, device)) is not None:
-        tables = arranged.tables
-        steps = captured(model, caches, tables, runner_config, scheduler, CONTEXT, records)
-    runner = DeviceRunner(model, caches, arranged.tables, PAGE_TOKENS, device.torch_device, steps)
+    made = runner(model, caches, arranged.tables, runner_config, scheduler, CONTEXT, device)
     replica = Replica(scheduler, pages, PAGE_TOKENS, CONTEXT, arranged.windows, states)
-    return Standing(runner, replica)
+    return Standing(made, replica)
 
 
 def _fill(model: Decoder) -> None:

@@ -91,11 +91,9 @@ def place(settings: dict[str, Any], mesh: Mesh) -> Prepared:
         caches = []  # there may be no room for both
         sizes = sized(need)
         caches = allocate(arranged, stage, sizes.pages, sizes.states, config.block_size, device)
-    steps = None
-    if records is not None:
-        steps = captured(model, caches, tables, config, scheduler, sizes.max_model_len, records)
+    made = runner(model, caches, tables, config, scheduler, sizes.max_model_len, device)
     return Prepared(
-        runner=DeviceRunner(model, caches, tables, config.block_size, device.torch_device, steps),
+        runner=made,
         pages=sizes.pages,
         page_tokens=config.block_size,
         max_model_len=sizes.max_model_len,
@@ -115,7 +113,7 @@ def place(settings: dict[str, Any], mesh: Mesh) -> Prepared:
         windows=arranged.windows,
         states=sizes.states,
         ahead=() if config.kv_cache_memory_bytes is None else taken(caches, device),
-        watch=partial(_watch, model, steps),
+        watch=partial(_watch, model, made.captured),
     )
 
 
@@ -186,20 +184,23 @@ def _agree(sizes: resolve.Sizes, mesh: Mesh, device: Device) -> resolve.Sizes:
     return replace(sizes, pages=pages, states=states, max_model_len=max_model_len)
 
 
-def captured(
+def runner(
     model: Decoder,
     caches: list[LayerCache],
     tables: Sequence[int | None],
     config: RunnerConfig,
     scheduler: SchedulerConfig,
     max_model_len: int,
-    records: Recorder,
-) -> Captured:
-    """The recorded steps, of requests of at most so many tokens."""
-    width = -(-max_model_len // config.block_size)
-    most = scheduler.max_num_seqs, scheduler.max_num_batched_tokens
-    how = records.record, records.arena()
-    return Captured(model, caches, tables, config.block_size, width, *most, *how)
+    device: Device,
+) -> DeviceRunner:
+    """Of requests of at most so many tokens, with recorded steps where there can be some."""
+    steps = None
+    if (records := recorder(model, config, device)) is not None:
+        width = -(-max_model_len // config.block_size)
+        most = scheduler.max_num_seqs, scheduler.max_num_batched_tokens
+        how = records.record, records.arena()
+        steps = Captured(model, caches, tables, config.block_size, width, *most, *how)
+    return DeviceRunner(model, caches, tables, config.block_size, device.torch_device, steps)
 
 
 def recorder(model: Decoder, config: RunnerConfig, device: Device) -> Recorder | None:
