@@ -12,6 +12,7 @@ from benchmarks.peers.models import CONTEXT_TOKENS, Model
 from benchmarks.peers.precisions import PRECISIONS, SIXTEEN, Precision
 from benchmarks.peers.sessions import EngineFailed, Worker
 from benchmarks.peers.work import WORKS
+from pieria.kernels.cpu import native
 from pieria.models.quantization import NAMES as QUANTIZE
 
 ECHO = """
@@ -70,6 +71,18 @@ def test_every_engine_has_what_it_is_started_with(engine: engines.Engine, model:
         assert (engines.WORKERS / f"run_{engine.name}.py").exists()
         assert json.dumps(engines.worker_settings(engine.name, "none", 2))
     assert engine.serves == (engine.name in engines.READY)
+
+
+@pytest.mark.parametrize(
+    ("available", "precision"),
+    [(["avx512_bf16", "avx512"], "bf16"), (["avx512", "avx512_bf16"], "f32"), ([], "f32")],
+)
+def test_openvino_computes_in_what_serves_it_best(
+    available: list[str], precision: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(native, "available", lambda: available)
+    settings = engines.worker_settings("openvino", "none", 2)
+    assert settings["device"]["INFERENCE_PRECISION_HINT"] == precision
 
 
 def test_the_servers_get_the_same_cache_and_context(model: Model, tmp_path: Path) -> None:
